@@ -1,0 +1,124 @@
+"""Options, golden files and the closing report, for every test.
+
+--full (or STAGEKIT_FULL=1) runs the fuzzers whole instead of a seeded share; --update-golden
+rewrites tests/golden/. The report gives seconds per family (a test file) and every skip with its
+reason; a skip or expected failure that allowed_skips.txt does not list fails the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
+
+# A loaded machine is slow to generate, which says nothing about the test.
+_common = settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("seeded", _common, derandomize=True, max_examples=50)
+settings.register_profile("full", _common, derandomize=False, max_examples=2000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("stagekit")
+    group.addoption("--full", action="store_true", help="run the fuzzers whole")
+    group.addoption("--update-golden", action="store_true", help="rewrite tests/golden/")
+
+
+def runs_full(config: pytest.Config) -> bool:
+    return bool(config.getoption("--full")) or os.environ.get("STAGEKIT_FULL", "0") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("full" if runs_full(config) else "seeded")
+    config.pluginmanager.register(Report(), "stagekit-report")
+
+
+@pytest.fixture(scope="session")
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether fuzzers run everything rather than a seeded share."""
+    return runs_full(pytestconfig)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """``golden(name, text)`` compares text with tests/golden/<name>.txt, or rewrites that file."""
+    update = request.config.getoption("--update-golden")
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / f"{name}.txt"
+        text = text.rstrip("\n") + "\n"
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists():
+            pytest.fail(f"{path} is missing; make it with: pytest --update-golden")
+        else:
+            assert text == path.read_text(encoding="utf-8"), (
+                f"{path.name} differs; if the new text is right: pytest --update-golden"
+            )
+
+    return check
+
+
+def allowed_skips() -> list[str]:
+    lines = (HERE / "allowed_skips.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return f"xfail {report.wasxfail}".rstrip()
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return " ".join(text.removeprefix("Skipped: ").split())
+
+
+class Report:
+    """Collects durations and skips; prints them ahead of pytest's own closing line."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.tests: Counter[str] = Counter()
+        self.skips: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        family = report.nodeid.partition("::")[0]
+        self.seconds[family] += report.duration
+        self.tests[family] += report.when == "call"
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped:
+            self.skips.append(f"{report.nodeid}: {reason_of(report)}")
+
+    def unlisted(self) -> Iterator[str]:
+        patterns = allowed_skips()
+        for skip in self.skips:
+            # A parametrized nodeid has brackets, which are a character class only in the pattern.
+            if not any(fnmatchcase(skip, pattern) for pattern in patterns):
+                yield skip
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.exitstatus == pytest.ExitCode.OK and any(self.unlisted()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        write = terminalreporter.write_line
+        terminalreporter.section("seconds per family")
+        for family, seconds in self.seconds.most_common():
+            write(f"{seconds:8.2f} s {self.tests[family]:6d} tests  {family}")
+        terminalreporter.section(f"skips: {len(self.skips)}")
+        unlisted = set(self.unlisted())
+        for skip in self.skips:
+            mark = "NOT LISTED in tests/allowed_skips.txt" if skip in unlisted else "listed"
+            write(f"{mark}: {skip}", red=skip in unlisted)
