@@ -28,7 +28,7 @@ FLOORS = [
     ["types.py"],
     ["op.py"],
     ["node.py"],
-    ["tensor.py", "printer.py", "verify.py", "cost.py", "state.py"],
+    ["tensor.py", "graph.py", "printer.py", "verify.py", "cost.py", "state.py"],
     ["ops/*.py"],
     ["plan.py"],
     ["export/format.py", "export/runtime.py"],
