@@ -1,0 +1,1 @@
+"""Neural operations: `sk.nn.functional`."""

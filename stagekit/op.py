@@ -1,0 +1,243 @@
+"""What an op is and who runs it: `Op`, `Interpreter`, and the one `current` interpreter.
+
+An op says its type (`infer`), its value (`evaluate`, and `element`: what is `out[i, j]`?) and its
+derivative (`vjp`, `jvp`). Calling it promotes the operands and hands them to `current`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from stagekit.errors import DTypeError
+from stagekit.source import here
+from stagekit.symbolic import Number
+from stagekit.types import WEAK, DType, TensorType, dtype
+
+
+class Cell:
+    """What ops take and give: a named place for one immutable value (`tensor.Tensor` is the one kind).
+
+    `_value` is an array (eager) or a traced value (while staging); both have `dtype` and `shape`.
+    """
+
+    __slots__ = ("__weakref__", "_value")
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+
+class Interpreter(ABC):
+    """One way to run ops. `Eager` and `Staging` are bases; `Tape` and `Dual` stand over one of them.
+
+    `base` is the bottom of the stack (itself, for a base), `below` the next one down.
+    """
+
+    base: Interpreter
+    below: Interpreter
+
+    @abstractmethod
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        """The op's result for operands of the right types."""
+
+    @abstractmethod
+    def constant(self, value: Any, dtype: DType) -> Any:
+        """A Python scalar, `Number` or `Dim` as a 0-d tensor."""
+
+    @abstractmethod
+    def lift(self, obj: Any) -> Any:
+        """Anything array-like (list, NumPy array or scalar) as a tensor."""
+
+    @abstractmethod
+    def read(self, cell: Any) -> Any:
+        """The value a cell holds now, as this interpreter sees it."""
+
+    @abstractmethod
+    def write(self, cell: Any, value: Any) -> None:
+        """Put a value into a cell."""
+
+    @abstractmethod
+    def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
+        """The elements as a read-only NumPy array, for the Python operation `why`."""
+
+    @abstractmethod
+    def shape(self, cell: Any) -> tuple[Any, ...]:
+        """The sizes of a cell's value: ints, or `Dim`s in a polymorphic trace."""
+
+
+_current: ContextVar[Interpreter | None] = ContextVar("current", default=None)
+_bottom: list[Interpreter] = []
+
+
+def install(interpreter: Interpreter) -> None:
+    """Make `interpreter` the one that runs where no other was set, in every thread."""
+    _bottom[:] = [interpreter]
+
+
+def current() -> Interpreter:
+    """The interpreter that runs ops here and now."""
+    return _current.get() or _bottom[0]
+
+
+@contextmanager
+def using(interpreter: Interpreter) -> Iterator[None]:
+    """Run ops under `interpreter`; the one before comes back at the end."""
+    token = _current.set(interpreter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Speller(Protocol):
+    """How element rules speak: of scalars, folds and choices, to Python numbers or to kernel code.
+
+    An input is a callable from indices to a scalar. `apply(op, *scalars)` is a scalar op; `reduce`
+    folds `body(*ks)` over all `0 <= k < extent` with an associative op; `argreduce` gives the
+    first index of the extremum; `select` evaluates only the branch taken; `index` makes an index of
+    an integer scalar, wrapped and checked against an axis; `number` makes a scalar of an index.
+    """
+
+    def apply(self, op: str, *scalars: Any) -> Any: ...
+    def constant(self, value: Any, dtype: DType) -> Any: ...
+    def cast(self, scalar: Any, dtype: DType) -> Any: ...
+    def select(
+        self, condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]
+    ) -> Any: ...
+    def reduce(
+        self, op: str, dtype: DType, extents: Sequence[Any], body: Callable[..., Any]
+    ) -> Any: ...
+    def argreduce(self, op: str, extent: Any, body: Callable[[Any], Any]) -> Any: ...
+    def index(self, scalar: Any, size: Any) -> Any: ...
+    def number(self, index: Any, dtype: DType) -> Any: ...
+    def scatter(
+        self, mode: str, extents: Sequence[Any], old: Any, hit: Callable[..., Any],
+        update: Callable[..., Any],
+    ) -> Any: ...
+
+
+DTypeRule = Callable[[str, Sequence[Any]], Sequence[DType | None]]
+
+
+def keep(op: str, operands: Sequence[Any]) -> Sequence[DType | None]:
+    """Take each tensor in its own type; a Python scalar gets the default type of its kind."""
+    return [d if isinstance(d, DType) else WEAK[d] for d in operands]
+
+
+class Op:
+    """A primitive: one declaration of type, value and derivative. See the module for each fact.
+
+    infer(*types, **attrs) -> TensorType, raising ShapeError/DTypeError in the user's words
+    evaluate  name of a NumPy ufunc, or a function (xp, *arrays, **attrs) -> array
+    element   (e: Speller, out: TensorType, idx, *inputs, **attrs) -> scalar; inputs are callables with
+              `.shape` and `.dtype`; or `library`, the reason there is none
+    dtypes    (name, operand types) -> the type each operand is cast to before anything else
+    vjp       (i, ct, out, inputs, attrs) -> cotangent of input i, written in ops
+    jvp       (tangents, out, inputs, attrs) -> tangent of the output; None marks a zero tangent
+    nondifferentiable  the reason there is no derivative
+    checks    True where it can fail on values: never dropped as unused
+    transparent  True for an identity that only a tape sees: a graph never holds it
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        infer: Callable[..., TensorType],
+        evaluate: str | Callable[..., Any],
+        element: Callable[..., Any] | None = None,
+        library: str | None = None,
+        dtypes: DTypeRule = keep,
+        vjp: Callable[..., Any] | None = None,
+        jvp: Callable[..., Any] | None = None,
+        nondifferentiable: str | None = None,
+        checks: bool = False,
+        transparent: bool = False,
+        family: str = "structural",
+        version: int = 1,
+        doc: str = "",
+    ) -> None:
+        if (element is None) == (library is None):
+            raise TypeError(f"op {name}: give an element rule, or the reason for a library call")
+        if (vjp is None) == (nondifferentiable is None):
+            raise TypeError(f"op {name}: give a derivative, or the reason there is none")
+        self.name, self.family, self.version = name, family, version
+        self.infer, self.evaluate = infer, evaluate
+        self.element, self.library = element, library
+        self.dtypes, self.vjp, self.jvp = dtypes, vjp, jvp
+        self.nondifferentiable, self.checks = nondifferentiable, checks
+        self.transparent = transparent
+        self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
+        self.numpy = self.on(np)
+        self._casts: dict[tuple[Any, ...], tuple[DType | None, ...] | None] = {}
+        OPS[name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def on(self, xp: ModuleType) -> Callable[..., Any]:
+        """The evaluation on arrays of one module (NumPy, or cupy)."""
+        if isinstance(self.evaluate, str):
+            function: Callable[..., Any] = getattr(xp, self.evaluate)
+            return function
+        return partial(self.evaluate, xp)
+
+    def __call__(self, *args: Any, **attrs: Any) -> Any:
+        interpreter = _current.get() or _bottom[0]
+        key = tuple([a._value.dtype if isinstance(a, Cell) else type(a) for a in args])
+        casts = self._casts.get(key, False)
+        if casts is False:
+            casts, args = self._resolve(interpreter, key, args)
+        if casts is not None:
+            args = _cast(interpreter, args, casts)
+        return interpreter.apply(self, args, attrs)
+
+    def _resolve(
+        self, interpreter: Interpreter, key: tuple[Any, ...], args: tuple[Any, ...]
+    ) -> tuple[tuple[DType | None, ...] | None, tuple[Any, ...]]:
+        if any(not isinstance(a, Cell) and weak_type(a) is None for a in args):
+            args = tuple(
+                a if isinstance(a, Cell) or weak_type(a) else interpreter.lift(a) for a in args
+            )
+        operands = [dtype(a._value.dtype) if isinstance(a, Cell) else weak_type(a) for a in args]
+        try:
+            targets = self.dtypes(self.name, operands)
+        except DTypeError as error:
+            raise error.located(here()) from None
+        wanted = [None if t is d else t for t, d in zip(targets, operands, strict=True)]
+        casts = tuple(wanted) if any(t is not None for t in wanted) else None
+        if all(type(k) is not type or k in WEAK or issubclass(k, Number) for k in key):
+            self._casts[key] = casts
+        return casts, args
+
+
+def weak_type(obj: Any) -> type | None:
+    """`bool`, `int` or `float` for a Python scalar (exactly these types) or a trace's number."""
+    if isinstance(obj, Number):
+        return obj.weak
+    kind = type(obj)
+    return kind if kind in WEAK else None
+
+
+def _cast(
+    interpreter: Interpreter, args: tuple[Any, ...], casts: tuple[DType | None, ...]
+) -> tuple[Any, ...]:
+    return tuple(
+        a
+        if target is None
+        else OPS["astype"](a, dtype=target)
+        if isinstance(a, Cell)
+        else interpreter.constant(a, target)
+        for a, target in zip(args, casts, strict=True)
+    )
+
+
+OPS: dict[str, Op] = {}
+

@@ -1,0 +1,37 @@
+"""How a value leaves a tensor: the one way for `bool`, `int`, `item`, `numpy`, formatting and the rest.
+
+Eagerly it is the buffer. While staging the interpreter decides: guard, run eagerly with a warning, or
+refuse.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from stagekit.op import Cell, current
+
+
+def on_host(x: Any, why: str) -> np.ndarray[Any, Any]:
+    """The elements as a read-only NumPy array; `why` says in a warning what needs them."""
+    return current().base.leave(x, why)
+
+
+def scalar(x: Any, why: str) -> Any:
+    """The one element as a Python scalar; ValueError where there is not exactly one."""
+    array = on_host(x, why)
+    if array.size != 1:
+        raise ValueError(
+            f"{why}: a tensor of {array.size} elements is no scalar\n  fix: use any(), all(), or "
+            "index it"
+        )
+    return array.item()
+
+
+def host_integers(op: str, x: Any) -> list[int]:
+    """A list or tensor of integers as Python ints."""
+    if isinstance(x, Cell):
+        return [operator.index(n) for n in on_host(x, op).reshape(-1).tolist()]
+    return [operator.index(n) for n in x]

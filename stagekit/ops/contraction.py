@@ -1,0 +1,112 @@
+"""Products of matrices: one primitive, bilinear, so each operand says its transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import stagekit.ops as ops
+from stagekit.errors import ShapeError
+from stagekit.op import Op, Speller
+from stagekit.ops.elementwise import number
+from stagekit.source import here
+from stagekit.types import TensorType, broadcast_shapes, same_size, shape_text
+
+
+def _infer(x: TensorType, y: TensorType) -> TensorType:
+    if not same_size(x.shape[-1], y.shape[-2]):
+        raise ShapeError(
+            f"matmul: shapes {shape_text(x.shape)} and {shape_text(y.shape)} do not fit",
+            fix="the last axis of the left must equal the last but one of the right",
+        )
+    batch = broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2])
+    return x.with_shape((*batch, x.shape[-2], y.shape[-1]))
+
+
+def _evaluate(xp: Any, x: Any, y: Any) -> Any:
+    if x.dtype == np.float16:
+        return xp.matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
+    return xp.matmul(x, y)
+
+
+def _element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, y: Any) -> Any:
+    batch = TensorType(out.dtype, out.shape[:-2])
+    left = ops.aligned(batch, idx[:-2], x.shape[:-2])
+    right = ops.aligned(batch, idx[:-2], y.shape[:-2])
+    return e.reduce(
+        "add",
+        x.dtype,
+        [x.shape[-1]],
+        lambda k: e.apply("multiply", x(*left, idx[-2], k), y(*right, k, idx[-1])),
+    )
+
+
+def _vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
+    x, y = xs
+    grown = _matmul(ct, ops.swapaxes(y, -1, -2)) if i == 0 else _matmul(ops.swapaxes(x, -1, -2), ct)
+    return ops.unbroadcast(grown, xs[i])
+
+
+def _jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
+    (tx, ty), (x, y) = tangents, xs
+    terms = [_matmul(a, b) for a, b in ((tx, y), (x, ty)) if a is not None and b is not None]
+    return ops.total(terms)
+
+
+_matmul = Op(
+    "matmul",
+    infer=_infer,
+    evaluate=_evaluate,
+    element=_element,
+    dtypes=number,
+    vjp=_vjp,
+    jvp=_jvp,
+    family="contraction",
+    doc="Products of the last two axes, broadcast over the others.",
+)
+
+
+def matmul(x1: Any, x2: Any, /) -> Any:
+    """The matrix product, as `numpy.matmul`: (..., n, k) and (..., k, m) give (..., n, m).
+
+    A 1-d operand is a row on the left, a column on the right. Raises ShapeError.
+
+    >>> import stagekit as sk
+    >>> sk.matmul(sk.ones((2, 3)), sk.ones(3))
+    tensor([3., 3.], dtype=float32)
+    """
+    x, y = ops.asarray(x1), ops.asarray(x2)
+    if x.ndim == 0 or y.ndim == 0:
+        raise ShapeError(
+            f"matmul: shapes {shape_text(x.shape)} and {shape_text(y.shape)}: an operand is 0-d",
+            fix="use multiply for scalars",
+        ).located(here())
+    if x.ndim > 1 and y.ndim > 1:
+        return _matmul(x, y)
+    if not same_size(x.shape[-1], y.shape[-1 if y.ndim == 1 else -2]):
+        _matmul_error(x, y)
+    out = _matmul(
+        ops.expand_dims(x, axis=0) if x.ndim == 1 else x,
+        ops.expand_dims(y, axis=1) if y.ndim == 1 else y,
+    )
+    lost = ((x.ndim == 1) * [-2]) + ((y.ndim == 1) * [-1])
+    return ops.squeeze(out, axis=tuple(lost))
+
+
+def _matmul_error(x: Any, y: Any) -> None:
+    raise ShapeError(
+        f"matmul: shapes {shape_text(x.shape)} and {shape_text(y.shape)} do not fit",
+        fix="the last axis of the left must equal the last but one of the right",
+    ).located(here())
+
+
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    """The dot product along one axis, the others broadcast, as `numpy.vecdot`.
+
+    >>> import stagekit as sk
+    >>> sk.vecdot(sk.ones(3), sk.arange(3)).item()
+    3.0
+    """
+    return ops.sum(ops.multiply(x1, x2), axis=axis)

@@ -1,0 +1,468 @@
+"""Tensors from nothing (`full`, `iota`, `number`), casts and identities, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+import stagekit.ops as ops
+from stagekit.errors import DTypeError, ShapeError
+from stagekit.op import Cell, Op, current, weak_type
+from stagekit.source import here
+from stagekit.symbolic import Dim, Number
+from stagekit.types import (
+    RANK,
+    DType,
+    TensorType,
+    bool_,
+    default_float,
+    default_int,
+    promote,
+    shape_text,
+)
+from stagekit.types import dtype as as_dtype
+
+_CONSTANT = "it has no operands"
+
+# ----- primitives ---------------------------------------------------------------------------------
+
+_full = Op(
+    "full",
+    infer=lambda *, shape, value, dtype: TensorType(dtype, shape),
+    evaluate=lambda xp, *, shape, value, dtype: xp.full(shape, value, dtype.numpy),
+    element=lambda e, out, idx, *, shape, value, dtype: e.constant(value, dtype),
+    nondifferentiable=_CONSTANT,
+    doc="A tensor of `shape` filled with one number.",
+)
+
+iota = Op(
+    "iota",
+    infer=lambda *, size, dtype: TensorType(dtype, (size,)),
+    evaluate=lambda xp, *, size, dtype: xp.arange(size).astype(dtype.numpy),
+    element=lambda e, out, idx, *, size, dtype: e.number(idx[0], dtype),
+    nondifferentiable=_CONSTANT,
+    doc="The numbers 0, 1, ..., size - 1.",
+)
+
+number = Op(
+    "number",
+    infer=lambda *, expr, dtype: TensorType(dtype, ()),
+    evaluate=lambda xp, *, expr, dtype: xp.asarray(expr, dtype.numpy),
+    element=lambda e, out, idx, *, expr, dtype: e.constant(expr, dtype),
+    nondifferentiable=_CONSTANT,
+    doc="A size, or a Python number argument, as a 0-d tensor: the way it enters arithmetic.",
+)
+
+
+def _cast_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
+    return ops.astype(ct, dtype=xs[0].dtype)
+
+
+def _cast_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
+    return _astype(tangents[0], **attrs)
+
+
+_astype = Op(
+    "astype",
+    infer=lambda x, *, dtype: x.with_dtype(dtype),
+    evaluate=lambda xp, x, *, dtype: x.astype(dtype.numpy),
+    element=lambda e, out, idx, x, *, dtype: e.cast(x(*idx), dtype),
+    vjp=_cast_vjp,
+    jvp=_cast_jvp,
+    doc="The elements in another data type; float to float rounds to nearest even.",
+)
+
+
+def _identity(name: str, *, differentiable: bool, transparent: bool = False, doc: str) -> Op:
+    """An op whose value is its operand's: what it says, it says to interpreters."""
+    return Op(
+        name,
+        infer=lambda x, **attrs: x,
+        evaluate=lambda xp, x, **attrs: x.view(),
+        element=lambda e, out, idx, x, **attrs: x(*idx),
+        vjp=(lambda i, ct, out, xs, attrs: ct) if differentiable else None,
+        jvp=(lambda tangents, out, xs, attrs: tangents[0]) if differentiable else None,
+        nondifferentiable=None if differentiable else "asked for: its operand counts as constant",
+        transparent=transparent,
+        doc=doc,
+    )
+
+
+alias = _identity(
+    "alias", differentiable=True, transparent=True, doc="The operand as a value of its own."
+)
+barrier = _identity(
+    "barrier",
+    differentiable=True,
+    doc="The operand, never merged with another barrier of another `serial`.",
+)
+stop_gradient = _identity(
+    "stop_gradient",
+    differentiable=False,
+    doc="The operand as a constant for differentiation, in reverse and forward mode.",
+)
+
+# ----- conversion ---------------------------------------------------------------------------------
+
+
+def asarray(
+    obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None
+) -> Any:
+    """A tensor of `obj`: a number, nested lists, a NumPy array or scalar, or a tensor.
+
+    Python floats become float32, ints int64; NumPy types are kept. Arrays are copied;
+    `copy=False` raises ValueError unless the array is read-only. As `numpy.asarray`.
+    Raises DTypeError for what holds no numbers, ShapeError for ragged lists.
+
+    >>> import stagekit as sk
+    >>> sk.asarray([1, 2.5])
+    tensor([1. , 2.5], dtype=float32)
+    """
+    if copy is False and isinstance(obj, np.ndarray) and obj.flags.writeable:
+        raise ValueError("asarray: copy=False needs a read-only array\n  fix: leave copy out")
+    if weak_type(obj) is not None:
+        kind = as_dtype(dtype) if dtype is not None else as_dtype(weak_type(obj))
+        return current().constant(obj, kind)
+    if isinstance(obj, (list, tuple)) and _holds_trace(obj):
+        out = ops.stack([asarray(item) for item in obj])
+    else:
+        out = current().lift(obj)
+    if dtype is not None and as_dtype(dtype) is not out.dtype:
+        return astype(out, dtype)
+    return alias(out) if copy and out is obj else out
+
+
+def _holds_trace(obj: Any) -> bool:
+    """Whether nested lists hold tensors or numbers of a trace, to be stacked rather than read."""
+    if isinstance(obj, (list, tuple)):
+        return any(_holds_trace(item) for item in obj)
+    return isinstance(obj, (Cell, Number))
+
+
+def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
+    """The elements of `x` in another data type, as `numpy.ndarray.astype`.
+
+    float to integer truncates; outside the integer's range (or NaN) the value is unspecified.
+
+    >>> import stagekit as sk
+    >>> sk.astype(sk.asarray([1.7, -1.7]), sk.int32)
+    tensor([ 1, -1], dtype=int32)
+    """
+    x, target = asarray(x), as_dtype(dtype)
+    if x.dtype is target:
+        return alias(x) if copy else x
+    return _astype(x, dtype=target)
+
+
+# ----- constants of a shape -----------------------------------------------------------------------
+
+
+def as_shape(op: str, shape: Any) -> tuple[Any, ...]:
+    """A shape as a tuple of sizes; ShapeError for a negative one."""
+    items = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    sizes = tuple(n if isinstance(n, Dim) else operator.index(n) for n in items)
+    if any(n < 0 for n in sizes):
+        raise ShapeError(
+            f"{op}: shape {shape_text(sizes)} has a negative size", fix="sizes are 0 or more"
+        ).located(here())
+    return sizes
+
+
+def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """A tensor of `shape` filled with `fill_value` (a number or a 0-d tensor), as `numpy.full`.
+
+    >>> import stagekit as sk
+    >>> sk.full((2,), 7)
+    tensor([7, 7], dtype=int64)
+    """
+    sizes = as_shape("full", shape)
+    if isinstance(fill_value, Number) or weak_type(fill_value) is None:
+        return ops.broadcast_to(asarray(fill_value, dtype=dtype), sizes)
+    kind = as_dtype(dtype if dtype is not None else type(fill_value))
+    return _full(shape=sizes, value=fill_value, dtype=kind)
+
+
+def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """Zeros, float32 unless `dtype` says otherwise, as `numpy.zeros`.
+
+    >>> import stagekit as sk
+    >>> sk.zeros(2)
+    tensor([0., 0.], dtype=float32)
+    """
+    return full(shape, 0, dtype=default_float if dtype is None else dtype)
+
+
+def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """Ones, float32 unless `dtype` says otherwise, as `numpy.ones`.
+
+    >>> import stagekit as sk
+    >>> sk.ones(2, dtype=sk.int8)
+    tensor([1, 1], dtype=int8)
+    """
+    return full(shape, 1, dtype=default_float if dtype is None else dtype)
+
+
+def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """A tensor of any values; here zeros, so that both stages agree. As `numpy.empty`.
+
+    >>> import stagekit as sk
+    >>> sk.empty((2, 0)).shape
+    (2, 0)
+    """
+    return zeros(shape, dtype=dtype)
+
+
+def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """A tensor like `x` filled with `fill_value`, as `numpy.full_like`.
+
+    >>> import stagekit as sk
+    >>> sk.full_like(sk.zeros(2), 3)
+    tensor([3., 3.], dtype=float32)
+    """
+    return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype)
+
+
+def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
+    """Zeros of the shape and type of `x`, as `numpy.zeros_like`.
+
+    >>> import stagekit as sk
+    >>> sk.zeros_like(sk.ones(1))
+    tensor([0.], dtype=float32)
+    """
+    return full_like(x, 0, dtype=dtype)
+
+
+def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
+    """Ones of the shape and type of `x`, as `numpy.ones_like`.
+
+    >>> import stagekit as sk
+    >>> sk.ones_like(sk.zeros(1))
+    tensor([1.], dtype=float32)
+    """
+    return full_like(x, 1, dtype=dtype)
+
+
+def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
+    """As `empty`, of the shape and type of `x`; as `numpy.empty_like`.
+
+    >>> import stagekit as sk
+    >>> sk.empty_like(sk.ones(3)).shape
+    (3,)
+    """
+    return zeros_like(x, dtype=dtype)
+
+
+# ----- sequences and matrices ---------------------------------------------------------------------
+
+
+def arange(
+    start: Any,
+    /,
+    stop: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Any:
+    """`start, start + step, ...` below `stop`, as `numpy.arange`: int64 for ints, else float32.
+
+    Raises ShapeError for a step of 0.
+
+    >>> import stagekit as sk
+    >>> sk.arange(1, 7, 2)
+    tensor([1, 3, 5], dtype=int64)
+    """
+    if stop is None:
+        start, stop = 0, start
+    if step == 0:
+        raise ShapeError("arange: the step is 0", fix="give a step other than 0").located(here())
+    numbers = (start, stop, step)
+    whole = all(weak_type(n) is int or isinstance(n, np.integer) for n in numbers)
+    size: Any = -((start - stop) // step) if whole else math.ceil((stop - start) / step)
+    kind = as_dtype(dtype) if dtype is not None else (default_int if whole else default_float)
+    count = iota(size=ops.maximum_size(size, 0), dtype=default_int if whole else as_dtype("float64"))
+    return astype(count * step + start, kind, copy=False)
+
+
+def linspace(
+    start: Any,
+    stop: Any,
+    /,
+    num: int,
+    *,
+    dtype: Any = None,
+    device: str | None = None,
+    endpoint: bool = True,
+) -> Any:
+    """`num` evenly spaced numbers from `start` to `stop`, as `numpy.linspace`.
+
+    >>> import stagekit as sk
+    >>> sk.linspace(0, 1, 3)
+    tensor([0. , 0.5, 1. ], dtype=float32)
+    """
+    wide = as_dtype("float64")
+    steps = max(num - 1 if endpoint else num, 1)
+    count = iota(size=num, dtype=wide)
+    values = count * ((stop - start) / steps) + start
+    if endpoint and num > 1:
+        values = ops.where(count == num - 1, asarray(stop, dtype=wide), values)
+    return astype(values, default_float if dtype is None else dtype, copy=False)
+
+
+def eye(
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Any:
+    """Ones on the k-th diagonal, zeros elsewhere, as `numpy.eye`.
+
+    >>> import stagekit as sk
+    >>> sk.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]], dtype=float32)
+    """
+    n_cols = n_rows if n_cols is None else n_cols
+    return astype(_offset(n_rows, n_cols) == k, default_float if dtype is None else dtype)
+
+
+def _offset(n: Any, m: Any) -> Any:
+    """column - row, of shape (n, m)."""
+    rows = ops.expand_dims(iota(size=n, dtype=default_int), axis=1)
+    return iota(size=m, dtype=default_int) - rows
+
+
+def tril(x: Any, /, *, k: int = 0) -> Any:
+    """`x` (..., n, m) with zeros above the k-th diagonal, as `numpy.tril`.
+
+    >>> import stagekit as sk
+    >>> sk.tril(sk.ones((2, 2)))
+    tensor([[1., 0.],
+            [1., 1.]], dtype=float32)
+    """
+    return ops.where(_offset(*_matrix("tril", x).shape[-2:]) <= k, x, zeros((), dtype=x.dtype))
+
+
+def triu(x: Any, /, *, k: int = 0) -> Any:
+    """`x` (..., n, m) with zeros below the k-th diagonal, as `numpy.triu`.
+
+    >>> import stagekit as sk
+    >>> sk.triu(sk.ones((2, 2)))
+    tensor([[1., 1.],
+            [0., 1.]], dtype=float32)
+    """
+    return ops.where(_offset(*_matrix("triu", x).shape[-2:]) >= k, x, zeros((), dtype=x.dtype))
+
+
+def _matrix(op: str, x: Any) -> Any:
+    if x.ndim < 2:
+        raise ShapeError(
+            f"{op}: shape {shape_text(x.shape)} has fewer than 2 axes", fix="give a matrix"
+        ).located(here())
+    return x
+
+
+def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
+    """Coordinate grids of 1-d tensors, as `numpy.meshgrid`.
+
+    >>> import stagekit as sk
+    >>> [g.shape for g in sk.meshgrid(sk.arange(2), sk.arange(3))]
+    [(3, 2), (3, 2)]
+    """
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing={indexing!r}\n  fix: use 'xy' or 'ij'")
+    order = list(range(len(arrays)))
+    if indexing == "xy" and len(arrays) > 1:
+        order[:2] = [1, 0]
+    columns = []
+    for axis, array in zip(order, arrays, strict=True):
+        shape: list[Any] = [1] * len(arrays)
+        shape[axis] = array.shape[0]
+        columns.append(ops.reshape(array, tuple(shape)))
+    return ops.broadcast_arrays(*columns)
+
+
+# ----- type information ---------------------------------------------------------------------------
+
+
+def result_type(*operands: Any) -> DType:
+    """The common type of tensors, data types and Python scalars, as `numpy.result_type`.
+
+    Raises DTypeError where there is none.
+
+    >>> import stagekit as sk
+    >>> sk.result_type(sk.int8, sk.zeros(2), 1)
+    float32
+    """
+    kinds: list[DType | type] = []
+    for x in operands:
+        weak = weak_type(x)
+        kinds.append(weak if weak is not None else as_dtype(x.dtype if hasattr(x, "dtype") else x))
+    return promote(kinds)
+
+
+def can_cast(from_: Any, to: DType, /) -> bool:
+    """Whether promotion alone turns `from_` into `to`, as `numpy.can_cast`.
+
+    >>> import stagekit as sk
+    >>> sk.can_cast(sk.int8, sk.int64), sk.can_cast(sk.float64, sk.float32)
+    (True, False)
+    """
+    source = from_.dtype if isinstance(from_, Cell) else as_dtype(from_)
+    return bool(np.can_cast(source.numpy, as_dtype(to).numpy))
+
+
+def finfo(type: Any, /) -> np.finfo[Any]:
+    """Machine limits of a float type, as `numpy.finfo`.
+
+    >>> import stagekit as sk
+    >>> sk.finfo(sk.float32).bits
+    32
+    """
+    kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
+    if kind.kind != "float":
+        raise DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
+    return np.finfo(kind.numpy)
+
+
+def iinfo(type: Any, /) -> np.iinfo[Any]:
+    """Machine limits of an integer type, as `numpy.iinfo`.
+
+    >>> import stagekit as sk
+    >>> sk.iinfo(sk.int8).max
+    127
+    """
+    kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
+    if RANK[kind.kind] != 1 or kind is bool_:
+        raise DTypeError(f"iinfo: {kind} is not an integer type", fix="use finfo for floats")
+    return np.iinfo(kind.numpy)
+
+
+_KINDS = {
+    "bool": ("bool",),
+    "signed integer": ("int",),
+    "unsigned integer": ("uint",),
+    "integral": ("int", "uint"),
+    "real floating": ("float",),
+    "numeric": ("int", "uint", "float"),
+}
+
+
+def isdtype(dtype: DType, kind: Any) -> bool:
+    """Whether a type is of a kind (a name of the standard, a type, or a tuple of them).
+
+    >>> import stagekit as sk
+    >>> sk.isdtype(sk.float32, "real floating"), sk.isdtype(sk.int8, (sk.int8, "bool"))
+    (True, True)
+    """
+    if isinstance(kind, tuple):
+        return any(isdtype(dtype, k) for k in kind)
+    return dtype.kind in _KINDS[kind] if isinstance(kind, str) else dtype is as_dtype(kind)
+
+

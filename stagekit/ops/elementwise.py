@@ -1,0 +1,460 @@
+"""Elementwise ops: one row each says NumPy's name, the operand types, and the derivative per operand.
+
+A derivative rule `(ct, out, *xs)` multiplies by the partial derivative; elementwise Jacobians are
+diagonal, so the same rule serves forward and reverse. Ties in maximum and minimum share equally.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import stagekit.ops as ops
+from stagekit.errors import DTypeError
+from stagekit.op import DTypeRule, Op, Speller
+from stagekit.ops import special
+from stagekit.types import (
+    RANK,
+    WEAK,
+    DType,
+    TensorType,
+    bool_,
+    broadcast_shapes,
+    default_float,
+    promote,
+    same_shape,
+    same_size,
+)
+
+# ----- operand types ------------------------------------------------------------------------------
+
+
+def numeric(name: str, operands: Sequence[Any]) -> list[DType]:
+    """The common type, bool included."""
+    return [promote(operands)] * len(operands)
+
+
+def number(name: str, operands: Sequence[Any]) -> list[DType]:
+    """The common type; bool is refused."""
+    common = promote(operands)
+    if common is bool_:
+        raise DTypeError(f"{name}: bool operands have no {name}", fix="cast with astype first")
+    return [common] * len(operands)
+
+
+def floating(name: str, operands: Sequence[Any]) -> list[DType]:
+    """The common float type; integers and bool become the default float."""
+    common = promote(operands)
+    return [common if common.kind == "float" else default_float] * len(operands)
+
+
+def logical(name: str, operands: Sequence[Any]) -> list[DType]:
+    """bool: a number counts as true where it is not zero."""
+    return [bool_] * len(operands)
+
+
+def bits(name: str, operands: Sequence[Any]) -> list[DType]:
+    """The common integer type, or bool."""
+    common = promote(operands)
+    if common.kind == "float":
+        raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use integers or bool")
+    return [common] * len(operands)
+
+
+def integer(name: str, operands: Sequence[Any]) -> list[DType]:
+    """The common integer type."""
+    common = promote(operands)
+    if RANK[common.kind] != 1:
+        raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use integers")
+    return [common] * len(operands)
+
+
+def _listed(operands: Sequence[Any]) -> str:
+    return " and ".join(d.name if isinstance(d, DType) else d.__name__ for d in operands)
+
+
+# ----- the family ---------------------------------------------------------------------------------
+
+Rule = Callable[..., Any]
+
+
+def aligned(out: TensorType, idx: Sequence[Any], shape: Sequence[Any]) -> tuple[Any, ...]:
+    """The indices at which an operand of `shape` is read for `out[idx]`, by broadcasting."""
+    lead = len(idx) - len(shape)
+    pairs = zip(idx[lead:], shape, out.shape[lead:], strict=True)
+    return tuple(i if same_size(n, m) else 0 for i, n, m in pairs)
+
+
+def unbroadcast(ct: Any, like: Any) -> Any:
+    """The cotangent summed over the axes along which `like` was broadcast."""
+    if same_shape(ct.shape, like.shape):
+        return ct
+    lead = ct.ndim - like.ndim
+    ct = ops.sum(ct, axis=tuple(range(lead))) if lead else ct
+    pairs = enumerate(zip(like.shape, ct.shape, strict=True))
+    axes = tuple(axis for axis, (n, m) in pairs if not same_size(n, m))
+    return ops.sum(ct, axis=axes, keepdims=True) if axes else ct
+
+
+def elementwise(
+    name: str,
+    dtypes: DTypeRule,
+    *rules: Rule | None,
+    evaluate: str | Callable[..., Any] | None = None,
+    result: DType | None = None,
+    reason: str | None = None,
+    doc: str = "",
+) -> Op:
+    """Declare an op on elements with broadcasting; `rules` has one derivative per operand."""
+
+    def infer(*types: TensorType) -> TensorType:
+        shape = broadcast_shapes(name, *(t.shape for t in types))
+        return TensorType(result or types[-1].dtype, shape, types[0].device)
+
+    def element(e: Speller, out: TensorType, idx: Sequence[Any], *xs: Any) -> Any:
+        return e.apply(name, *(x(*aligned(out, idx, x.shape)) for x in xs))
+
+    def vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
+        rule = rules[i]
+        return None if rule is None else unbroadcast(rule(ct, out, *xs), xs[i])
+
+    def jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
+        terms = [
+            rule(t, out, *xs)
+            for t, rule in zip(tangents, rules, strict=True)
+            if t is not None and rule is not None
+        ]
+        return ops.broadcast_to(ops.total(terms), out.shape) if terms else None
+
+    return Op(
+        name,
+        infer=infer,
+        evaluate=evaluate or name,
+        element=element,
+        dtypes=dtypes,
+        vjp=vjp if rules else None,
+        jvp=jvp if rules else None,
+        nondifferentiable=None if rules else reason,
+        family="elementwise",
+        doc=doc,
+    )
+
+
+# ----- arithmetic ---------------------------------------------------------------------------------
+
+add = elementwise("add", numeric, lambda ct, out, x, y: ct, lambda ct, out, x, y: ct)
+subtract = elementwise("subtract", number, lambda ct, out, x, y: ct, lambda ct, out, x, y: -ct)
+multiply = elementwise(
+    "multiply", numeric, lambda ct, out, x, y: ct * y, lambda ct, out, x, y: ct * x
+)
+divide = elementwise(
+    "divide", floating, lambda ct, out, x, y: ct / y, lambda ct, out, x, y: -ct * out / y
+)
+_STEPS = "piecewise constant: the derivative is zero wherever it exists"
+
+
+def _floor_divide(xp: Any, x: Any, y: Any) -> Any:
+    """Integers: `x // 0 == 0` and `MIN // -1 == MIN` (NumPy's own results)."""
+    return xp.floor_divide(x, y)
+
+
+def _remainder(xp: Any, x: Any, y: Any) -> Any:
+    return xp.remainder(x, y)
+
+
+floor_divide = elementwise("floor_divide", number, evaluate=_floor_divide, reason=_STEPS)
+remainder = elementwise(
+    "remainder",
+    number,
+    lambda ct, out, x, y: ct,
+    lambda ct, out, x, y: -ct * floor_divide(x, y),
+    evaluate=_remainder,
+)
+
+
+def _power(xp: Any, x: Any, y: Any) -> Any:
+    """Integers to a negative power: 1 and -1 stay units, everything else is 0."""
+    if x.dtype.kind != "i" or not xp.any(y < 0):
+        return xp.power(x, y)
+    unit = xp.where(x == -1, xp.where(y % 2 == 0, 1, -1), xp.where(x == 1, 1, 0)).astype(x.dtype)
+    return xp.where(y < 0, unit, xp.power(x, xp.maximum(y, 0)))
+
+
+def _power_base(ct: Any, out: Any, x: Any, y: Any) -> Any:
+    """y x**(y-1), and 0 at y = 0 for every x."""
+    flat = y == 0
+    return ct * where(flat, 0.0, y * power(x, where(flat, 1.0, y) - 1.0))
+
+
+def _power_exponent(ct: Any, out: Any, x: Any, y: Any) -> Any:
+    """x**y log x, and its limit 0 at x = 0 for y >= 0."""
+    zero = logical_and(x == 0, y >= 0)
+    return ct * where(zero, 0.0, out * log(where(zero, 1.0, x)))
+
+
+power = elementwise("power", number, _power_base, _power_exponent, evaluate=_power)
+negative = elementwise("negative", number, lambda ct, out, x: -ct)
+positive = elementwise("positive", number, lambda ct, out, x: ct)
+
+
+def _abs(xp: Any, x: Any) -> Any:
+    return xp.absolute(x)
+
+
+abs = elementwise("abs", numeric, lambda ct, out, x: ct * sign(x), evaluate=_abs)
+sign = elementwise("sign", number, reason=_STEPS)
+
+
+def _rounding(function: str) -> Callable[..., Any]:
+    """A rounding function; integers and bool are their own."""
+
+    def evaluate(xp: Any, x: Any) -> Any:
+        return getattr(xp, function)(x) if x.dtype.kind == "f" else x.copy()
+
+    return evaluate
+
+
+floor = elementwise("floor", numeric, evaluate=_rounding("floor"), reason=_STEPS)
+ceil = elementwise("ceil", numeric, evaluate=_rounding("ceil"), reason=_STEPS)
+trunc = elementwise("trunc", numeric, evaluate=_rounding("trunc"), reason=_STEPS)
+round = elementwise("round", numeric, evaluate=_rounding("rint"), reason=_STEPS)
+
+square = elementwise("square", numeric, lambda ct, out, x: ct * (2.0 * x))
+sqrt = elementwise("sqrt", floating, lambda ct, out, x: 0.5 * ct / out)
+reciprocal = elementwise("reciprocal", floating, lambda ct, out, x: -ct * out * out)
+
+
+def _rsqrt(xp: Any, x: Any) -> Any:
+    return special.rsqrt(x)
+
+
+rsqrt = elementwise("rsqrt", floating, lambda ct, out, x: -0.5 * ct * out / x, evaluate=_rsqrt)
+
+
+def _half_where_tied(greater: Callable[[Any, Any], Any]) -> tuple[Rule, Rule]:
+    """Derivatives of an extremum: all to the winner, half to each of two equals."""
+
+    def rule(ct: Any, mine: Any, other: Any) -> Any:
+        return where(greater(mine, other), ct, where(mine == other, 0.5 * ct, 0.0))
+
+    return lambda ct, out, x, y: rule(ct, x, y), lambda ct, out, x, y: rule(ct, y, x)
+
+
+maximum = elementwise("maximum", numeric, *_half_where_tied(lambda x, y: x > y))
+minimum = elementwise("minimum", numeric, *_half_where_tied(lambda x, y: x < y))
+
+# ----- exponentials and logarithms ----------------------------------------------------------------
+
+exp = elementwise("exp", floating, lambda ct, out, x: ct * out)
+exp2 = elementwise("exp2", floating, lambda ct, out, x: ct * out * math.log(2))
+expm1 = elementwise("expm1", floating, lambda ct, out, x: ct * exp(x))
+log = elementwise("log", floating, lambda ct, out, x: ct / x)
+log1p = elementwise("log1p", floating, lambda ct, out, x: ct / (1.0 + x))
+log2 = elementwise("log2", floating, lambda ct, out, x: ct / (x * math.log(2)))
+log10 = elementwise("log10", floating, lambda ct, out, x: ct / (x * math.log(10)))
+
+
+def _share(mine: Any, other: Any) -> Any:
+    """exp(mine) / (exp(mine) + exp(other)), and a half where both are the same infinity."""
+    equal = mine == other
+    return where(equal, 0.5, sigmoid(where(equal, 0.0, mine - other)))
+
+
+logaddexp = elementwise(
+    "logaddexp",
+    floating,
+    lambda ct, out, x, y: ct * _share(x, y),
+    lambda ct, out, x, y: ct * _share(y, x),
+)
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return special.sigmoid(x)
+
+
+def _softplus(xp: Any, x: Any) -> Any:
+    return special.softplus(x)
+
+
+sigmoid = elementwise(
+    "sigmoid", floating, lambda ct, out, x: ct * out * sigmoid(-x), evaluate=_sigmoid
+)
+softplus = elementwise("softplus", floating, lambda ct, out, x: ct * sigmoid(x), evaluate=_softplus)
+
+# ----- trigonometry -------------------------------------------------------------------------------
+
+sin = elementwise("sin", floating, lambda ct, out, x: ct * cos(x))
+cos = elementwise("cos", floating, lambda ct, out, x: -ct * sin(x))
+tan = elementwise("tan", floating, lambda ct, out, x: ct * (1.0 + out * out))
+sinh = elementwise("sinh", floating, lambda ct, out, x: ct * cosh(x))
+cosh = elementwise("cosh", floating, lambda ct, out, x: ct * sinh(x))
+tanh = elementwise("tanh", floating, lambda ct, out, x: ct * (1.0 - out * out))
+asin = elementwise(
+    "asin", floating, lambda ct, out, x: ct / sqrt((1.0 - x) * (1.0 + x)), evaluate="arcsin"
+)
+acos = elementwise(
+    "acos", floating, lambda ct, out, x: -ct / sqrt((1.0 - x) * (1.0 + x)), evaluate="arccos"
+)
+atan = elementwise("atan", floating, lambda ct, out, x: ct / (1.0 + x * x), evaluate="arctan")
+asinh = elementwise("asinh", floating, lambda ct, out, x: ct / hypot(x, 1.0), evaluate="arcsinh")
+acosh = elementwise(
+    "acosh", floating, lambda ct, out, x: ct / (sqrt(x - 1.0) * sqrt(x + 1.0)), evaluate="arccosh"
+)
+atanh = elementwise(
+    "atanh", floating, lambda ct, out, x: ct / ((1.0 - x) * (1.0 + x)), evaluate="arctanh"
+)
+atan2 = elementwise(
+    "atan2",
+    floating,
+    lambda ct, out, y, x: ct * x / (x * x + y * y),
+    lambda ct, out, y, x: -ct * y / (x * x + y * y),
+    evaluate="arctan2",
+)
+
+
+def _over(x: Any, norm: Any) -> Any:
+    """x / norm, and 0 where the norm is 0."""
+    zero = norm == 0
+    return where(zero, 0.0, x / where(zero, 1.0, norm))
+
+
+hypot = elementwise(
+    "hypot",
+    floating,
+    lambda ct, out, x, y: ct * _over(x, out),
+    lambda ct, out, x, y: ct * _over(y, out),
+)
+
+# ----- error function -----------------------------------------------------------------------------
+
+
+def _erf(xp: Any, x: Any) -> Any:
+    return special.erf(x)
+
+
+def _erfc(xp: Any, x: Any) -> Any:
+    return special.erfc(x)
+
+
+_TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
+erf = elementwise(
+    "erf", floating, lambda ct, out, x: ct * (_TWO_OVER_ROOT_PI * exp(-x * x)), evaluate=_erf
+)
+erfc = elementwise(
+    "erfc", floating, lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)), evaluate=_erfc
+)
+
+# ----- floating-point representation --------------------------------------------------------------
+
+
+def _is_float(function: str, otherwise: bool) -> Callable[..., Any]:
+    """A test of floats; of integers the answer is always `otherwise`."""
+
+    def evaluate(xp: Any, x: Any) -> Any:
+        if x.dtype.kind == "f":
+            return getattr(xp, function)(x)
+        return xp.full(x.shape, otherwise)
+
+    return evaluate
+
+
+_TEST = "the result is bool"
+isfinite = elementwise(
+    "isfinite", numeric, evaluate=_is_float("isfinite", True), result=bool_, reason=_TEST
+)
+isinf = elementwise("isinf", numeric, evaluate=_is_float("isinf", False), result=bool_, reason=_TEST)
+isnan = elementwise("isnan", numeric, evaluate=_is_float("isnan", False), result=bool_, reason=_TEST)
+signbit = elementwise("signbit", floating, result=bool_, reason=_TEST)
+copysign = elementwise(
+    "copysign",
+    floating,
+    lambda ct, out, x, y: where(logical_xor(signbit(x), signbit(y)), -ct, ct),
+    None,
+)
+nextafter = elementwise(
+    "nextafter", floating, reason="defined on the representation, not on real numbers"
+)
+
+# ----- comparison, logic, bits --------------------------------------------------------------------
+
+equal = elementwise("equal", numeric, result=bool_, reason=_TEST)
+not_equal = elementwise("not_equal", numeric, result=bool_, reason=_TEST)
+less = elementwise("less", numeric, result=bool_, reason=_TEST)
+less_equal = elementwise("less_equal", numeric, result=bool_, reason=_TEST)
+greater = elementwise("greater", numeric, result=bool_, reason=_TEST)
+greater_equal = elementwise("greater_equal", numeric, result=bool_, reason=_TEST)
+
+logical_and = elementwise("logical_and", logical, result=bool_, reason=_TEST)
+logical_or = elementwise("logical_or", logical, result=bool_, reason=_TEST)
+logical_xor = elementwise("logical_xor", logical, result=bool_, reason=_TEST)
+logical_not = elementwise("logical_not", logical, result=bool_, reason=_TEST)
+
+_BITS = "integers have no derivative"
+bitwise_and = elementwise("bitwise_and", bits, reason=_BITS)
+bitwise_or = elementwise("bitwise_or", bits, reason=_BITS)
+bitwise_xor = elementwise("bitwise_xor", bits, reason=_BITS)
+bitwise_invert = elementwise("bitwise_invert", bits, evaluate="invert", reason=_BITS)
+
+
+def _shift(function: str) -> Callable[..., Any]:
+    """A shift; by the width or more it gives 0 (-1 for `>>` of a negative), as NumPy does."""
+
+    def evaluate(xp: Any, x: Any, y: Any) -> Any:
+        return getattr(xp, function)(x, y)
+
+    return evaluate
+
+
+bitwise_left_shift = elementwise(
+    "bitwise_left_shift", integer, evaluate=_shift("left_shift"), reason=_BITS
+)
+bitwise_right_shift = elementwise(
+    "bitwise_right_shift", integer, evaluate=_shift("right_shift"), reason=_BITS
+)
+
+# ----- choice -------------------------------------------------------------------------------------
+
+
+def _where_dtypes(name: str, operands: Sequence[Any]) -> list[DType]:
+    """A bool condition and two branches of a common type."""
+    condition = operands[0] if isinstance(operands[0], DType) else WEAK[operands[0]]
+    if condition is not bool_:
+        raise DTypeError(
+            f"where: the condition is {condition}, not bool", fix="compare, for example `x != 0`"
+        )
+    return [bool_, *[promote(operands[1:])] * 2]
+
+
+where = elementwise(
+    "where",
+    _where_dtypes,
+    None,
+    lambda ct, out, c, x, y: where(c, ct, 0.0),
+    lambda ct, out, c, x, y: where(c, 0.0, ct),
+)
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """Values limited to [min, max], each bound optional; as `numpy.clip`.
+
+    `x`, `min`, `max` broadcast. At a bound the gradient is shared equally with the bound.
+
+    >>> import stagekit as sk
+    >>> sk.clip(sk.asarray([-1.0, 0.5, 9.0]), 0, 1)
+    tensor([0. , 0.5, 1. ], dtype=float32)
+    """
+    out = ops.asarray(x)
+    if min is not None:
+        out = maximum(out, _bound(out, min))
+    if max is not None:
+        out = minimum(out, _bound(out, max))
+    return out if min is not None or max is not None else positive(out)
+
+
+def _bound(x: Any, bound: Any) -> Any:
+    """A bound in the type of `x` where it is a float and `x` is not: the result keeps x's type."""
+    if isinstance(bound, float) and x.dtype.kind != "float" and bound in (math.inf, -math.inf):
+        info = ops.iinfo(x.dtype)
+        return info.max if bound > 0 else info.min
+    return bound

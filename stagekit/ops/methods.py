@@ -1,0 +1,298 @@
+"""Operators and methods of `Tensor`: each is an op of this folder under NumPy's name.
+
+A test holds this list against `tensor.pyi` and against every dunder of Python's data model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import stagekit.ops as ops
+from stagekit.errors import DTypeError, ShapeError
+from stagekit.op import Cell, current, weak_type
+from stagekit.source import here
+from stagekit.symbolic import Dim
+from stagekit.tensor import Tensor, Variable, describe
+from stagekit.types import shape_text
+
+
+def _is_operand(obj: Any) -> bool:
+    if isinstance(obj, Cell) or weak_type(obj) is not None:
+        return True
+    return isinstance(obj, (np.ndarray, np.generic))
+
+
+def _operator(name: str, function: str) -> None:
+    """Attach `x op y` and its reflection."""
+    op: Callable[..., Any] = getattr(ops, function)
+
+    def forward(self: Any, other: Any) -> Any:
+        return op(self, other) if _is_operand(other) else NotImplemented
+
+    def reflected(self: Any, other: Any) -> Any:
+        return op(other, self) if _is_operand(other) else NotImplemented
+
+    _attach(f"__{name}__", forward)
+    _attach(f"__r{name}__", reflected)
+
+
+def _attach(name: str, function: Any) -> None:
+    setattr(Tensor, name, function)
+
+
+_BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "matmul": "matmul",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift",
+}
+for _name, _function in _BINARY.items():
+    _operator(_name, _function)
+
+_COMPARISONS = {
+    "eq": "equal",
+    "ne": "not_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
+
+
+def _comparison(name: str, function: str) -> None:
+    op: Callable[..., Any] = getattr(ops, function)
+
+    def compare(self: Any, other: Any) -> Any:
+        return op(self, other) if _is_operand(other) else NotImplemented
+
+    _attach(f"__{name}__", compare)
+
+
+for _name, _function in _COMPARISONS.items():
+    _comparison(_name, _function)
+
+_UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
+for _name, _function in _UNARY.items():
+    _attach(f"__{_name}__", lambda self, _op=getattr(ops, _function): _op(self))
+
+_attach("__divmod__", lambda self, other: (self // other, self % other))
+_attach("__rdivmod__", lambda self, other: (other // self, other % self))
+_attach("__getitem__", ops.getitem)
+_attach("__setitem__", ops.setitem)
+
+
+def _round(self: Any, digits: int | None = None) -> Any:
+    """To `digits` decimals, half to even, as `numpy.round`."""
+    if not digits:
+        return ops.round(self)
+    scale = 10.0**digits
+    return ops.round(self * scale) / scale
+
+
+_attach("__round__", _round)
+
+# ----- methods under NumPy's names ----------------------------------------------------------------
+
+_METHODS = (
+    "all any argmax argmin astype clip max mean min nonzero prod repeat squeeze std sum swapaxes take var"
+).split()
+for _name in _METHODS:
+    _attach(_name, lambda self, *a, _op=getattr(ops, _name), **k: _op(self, *a, **k))
+
+
+def _with_axis(name: str) -> None:
+    """A reduction as a method: `axis` may be given by position."""
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def method(self: Any, axis: Any = None, **keywords: Any) -> Any:
+        return op(self, axis=axis, **keywords)
+
+    method.__name__ = name
+    method.__doc__ = op.__doc__
+    _attach(name, method)
+
+
+for _name in ("all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "var"):
+    _with_axis(_name)
+
+
+def _spread(args: tuple[Any, ...]) -> Any:
+    """`f(2, 3)` and `f((2, 3))` alike."""
+    return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+
+
+_attach("reshape", lambda self, *shape: ops.reshape(self, _spread(shape)))
+_attach("ravel", lambda self: ops.reshape(self, -1))
+_attach("flatten", lambda self: ops.reshape(self, -1))
+_attach("transpose", lambda self, *axes: ops.transpose(self, _spread(axes) or None))
+_attach("copy", lambda self: ops.alias(self))
+_attach("fill", lambda self, value: ops.setitem(self, ..., value))
+_attach("round", lambda self, decimals=0: _round(self, decimals))
+_attach("dot", lambda self, other: self * other if self.ndim == 0 else ops.matmul(self, other))
+_attach("at", property(ops.At))
+
+
+def _transposed(self: Any) -> Any:
+    """`x.T` of a matrix."""
+    if self.ndim != 2:
+        raise ShapeError(
+            f"T: shape {shape_text(self.shape)} is not 2-d",
+            fix="use .mT to swap the last two axes, or permute_dims",
+        ).located(here())
+    return ops.permute_dims(self, (1, 0))
+
+
+_attach("T", property(_transposed))
+_attach("mT", property(ops.matrix_transpose))
+
+
+def _to_device(self: Any, device: str, /, *, stream: Any = None) -> Any:
+    """This tensor on `device`."""
+    if device != "cpu":
+        raise ValueError(f"to_device: no device {device!r} here\n  fix: use 'cpu'")
+    return self
+
+
+_attach("to_device", _to_device)
+
+# ----- Variable -----------------------------------------------------------------------------------
+
+
+def _assign(self: Any, value: Any) -> None:
+    """Replace the value by one of the same shape and data type."""
+    fresh = ops.asarray(value)
+    if fresh.dtype is not self.dtype:
+        weak = weak_type(value) is not None and ops.can_cast(fresh.dtype, self.dtype)
+        if not weak and weak_type(value) is None:
+            raise DTypeError(
+                f"assign: {describe(fresh)} to a variable of {describe(self)}",
+                fix=f"cast with astype(sk.{self.dtype})",
+            ).located(here())
+        fresh = ops.astype(fresh, self.dtype)
+    if tuple(fresh.shape) != tuple(self.shape):
+        if weak_type(value) is None:
+            raise ShapeError(
+                f"assign: {describe(fresh)} to a variable of {describe(self)}",
+                fix="the shapes must be equal",
+            ).located(here())
+        fresh = ops.broadcast_to(fresh, self.shape)
+    interpreter = current()
+    interpreter.write(self, interpreter.read(fresh))
+
+
+def _assign_add(self: Any, value: Any) -> None:
+    """Add to the value."""
+    _assign(self, ops.astype(self + value, self.dtype, copy=False))
+
+
+def _assign_sub(self: Any, value: Any) -> None:
+    """Subtract from the value."""
+    _assign(self, ops.astype(self - value, self.dtype, copy=False))
+
+
+Variable.assign = _assign  # type: ignore[attr-defined]
+Variable.assign_add = _assign_add  # type: ignore[attr-defined]
+Variable.assign_sub = _assign_sub  # type: ignore[attr-defined]
+
+# ----- ways out: every one goes through `ops.on_host` ---------------------------------------------
+
+
+def _numpy(self: Any) -> np.ndarray[Any, Any]:
+    """The elements as a read-only NumPy array that shares the buffer."""
+    return ops.on_host(self, "numpy()")
+
+
+def _item(self: Any) -> Any:
+    """The one element as a Python scalar."""
+    return ops.scalar(self, "item()")
+
+
+def _integral(self: Any, why: str) -> Any:
+    if self.dtype.kind == "float":
+        raise DTypeError(
+            f"{why}: a {self.dtype} tensor is no index", fix="cast with astype(sk.int64)"
+        ).located(here())
+    return ops.scalar(self, why)
+
+
+def _array(self: Any, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    array = ops.on_host(self, "np.asarray")
+    if dtype is not None and np.dtype(dtype) != array.dtype:
+        return array.astype(dtype)
+    return array.copy() if copy else array
+
+
+def _length(self: Any) -> int:
+    if self.ndim == 0:
+        raise TypeError("len() of a 0-d tensor\n  fix: use x.size")
+    n = self.shape[0]
+    return n.__index__() if isinstance(n, Dim) else n
+
+
+def _iterate(self: Any) -> Iterator[Any]:
+    if self.ndim == 0:
+        raise TypeError("iteration over a 0-d tensor\n  fix: use x.item()")
+    return iter([self[i] for i in range(_length(self))])
+
+
+def _format(self: Any, spec: str) -> str:
+    return format(_item(self), spec) if spec else str(self)
+
+
+def _contains(self: Any, value: Any) -> bool:
+    return bool(ops.any(ops.equal(self, value)))
+
+
+_attach("numpy", _numpy)
+_attach("item", _item)
+_attach("tolist", lambda self: ops.on_host(self, "tolist()").tolist())
+_attach("__array__", _array)
+_attach("__bool__", lambda self: bool(ops.scalar(self, "bool()")))
+_attach("__int__", lambda self: int(ops.scalar(self, "int()")))
+_attach("__float__", lambda self: float(ops.scalar(self, "float()")))
+_attach("__complex__", lambda self: complex(ops.scalar(self, "complex()")))
+_attach("__index__", lambda self: _integral(self, "index"))
+_attach("__len__", _length)
+_attach("__iter__", _iterate)
+_attach("__format__", _format)
+_attach("__contains__", _contains)
+
+# ----- copies by value ----------------------------------------------------------------------------
+
+
+def _restore(array: np.ndarray[Any, Any]) -> Tensor:
+    return Tensor(array)
+
+
+def _restore_variable(array: np.ndarray[Any, Any], name: str | None) -> Variable:
+    return Variable(Tensor(array), name)
+
+
+def _reduce(self: Any, protocol: Any = None) -> Any:
+    array = np.array(ops.on_host(self, "pickle"))
+    if isinstance(self, Variable):
+        return _restore_variable, (array, self.name)
+    return _restore, (array,)
+
+
+_attach("__reduce_ex__", _reduce)
+_attach("__copy__", lambda self: ops.alias(self) if type(self) is Tensor else _reduced(self))
+
+
+def _reduced(self: Any) -> Any:
+    build, args = _reduce(self)
+    return build(*args)
+
+

@@ -1,0 +1,445 @@
+"""Reductions: folds over axes, and the statistics made of them.
+
+A primitive takes `axes` and drops them. Sums are blocked, so that their error does not grow with length.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import stagekit.ops as ops
+from stagekit.errors import ShapeError
+from stagekit.op import Op, Speller, keep
+from stagekit.ops.elementwise import logical, number
+from stagekit.symbolic import product
+from stagekit.types import (
+    TensorType,
+    bool_,
+    default_float,
+    default_int,
+    normalize_axes,
+    normalize_axis,
+    shape_text,
+)
+
+Axes = tuple[int, ...]
+
+# ----- the family ---------------------------------------------------------------------------------
+
+
+def _dropped(x: TensorType, *, axes: Axes) -> TensorType:
+    return x.with_shape(n for k, n in enumerate(x.shape) if k not in axes)
+
+
+def _nonempty(name: str) -> Callable[..., TensorType]:
+    """The type of a reduction that has no value for no elements."""
+
+    def infer(x: TensorType, *, axes: Axes) -> TensorType:
+        for k in axes:
+            if x.shape[k] == 0:
+                raise ShapeError(
+                    f"{name}: axis {k} of shape {shape_text(x.shape)} is empty",
+                    fix=f"{name} of nothing has no value; test the size first",
+                )
+        return _dropped(x, axes=axes)
+
+    return infer
+
+
+def _merged(x: Any, idx: Sequence[Any], ks: Sequence[Any], axes: Axes) -> list[Any]:
+    """The operand's indices: `ks` on the folded axes, `idx` on the others."""
+    outer, inner = iter(idx), iter(ks)
+    return [next(inner if k in axes else outer) for k in range(len(x.shape))]
+
+
+def restored(x: Any, like: Any, axes: Axes) -> Any:
+    """A reduced tensor with its axes back as size 1."""
+    return ops.reshape(x, tuple(1 if k in axes else n for k, n in enumerate(like.shape)))
+
+
+def _spread(x: Any, like: Any, axes: Axes) -> Any:
+    """A reduced tensor repeated over the axes it was reduced by."""
+    return ops.broadcast_to(restored(x, like, axes), like.shape)
+
+
+def reduction(name: str, fold: str, evaluate: Callable[..., Any], **facts: Any) -> Op:
+    """Declare a fold of the scalar op `fold` over `axes`."""
+
+    def element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, *, axes: Axes) -> Any:
+        extents = [x.shape[k] for k in axes]
+        return e.reduce(fold, x.dtype, extents, lambda *ks: x(*_merged(x, idx, ks, axes)))
+
+    facts.setdefault("infer", _dropped)
+    return Op(name, evaluate=evaluate, element=element, family="reduction", **facts)
+
+
+# ----- sum ----------------------------------------------------------------------------------------
+
+_BLOCK = 64
+
+
+def _fold_sum(xp: Any, x: Any, axes: Axes) -> Any:
+    """Blocked summation: partial sums of 64 along every axis that NumPy adds one by one."""
+    for axis in sorted(axes, reverse=True):
+        while x.shape[axis] > _BLOCK:
+            n = x.shape[axis]
+            whole = n // _BLOCK * _BLOCK
+            head = _axis(x, axis, 0, whole)
+            shape = (*x.shape[:axis], n // _BLOCK, _BLOCK, *x.shape[axis + 1 :])
+            partial = xp.sum(head.reshape(shape), axis=axis + 1)
+            x = xp.concatenate([partial, _axis(x, axis, whole, n)], axis) if whole < n else partial
+        x = xp.sum(x, axis=axis)
+    return x
+
+
+def _axis(x: Any, axis: int, start: int, stop: int) -> Any:
+    return x[(*(slice(None),) * axis, slice(start, stop))]
+
+
+def _is_pairwise(x: Any, axes: Axes) -> bool:
+    """Whether NumPy sums pairwise itself: all folded axes form the contiguous end of the array."""
+    return bool(x.flags.c_contiguous) and axes == tuple(range(x.ndim - len(axes), x.ndim))
+
+
+def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
+    if x.dtype.kind != "f":
+        return xp.sum(x, axis=axes, dtype=x.dtype)
+    if x.dtype.itemsize == 2:
+        return _sum_evaluate(xp, x.astype(np.float32), axes=axes).astype(x.dtype)
+    if not axes or _is_pairwise(x, axes) or builtins.all(x.shape[k] <= _BLOCK for k in axes):
+        return xp.sum(x, axis=axes)
+    return _fold_sum(xp, x, axes)
+
+
+_sum = reduction(
+    "sum",
+    "add",
+    _sum_evaluate,
+    dtypes=number,
+    vjp=lambda i, ct, out, xs, attrs: _spread(ct, xs[0], attrs["axes"]),
+    jvp=lambda tangents, out, xs, attrs: _sum(tangents[0], **attrs),
+)
+
+# ----- product ------------------------------------------------------------------------------------
+
+
+def _others(x: Any, axes: Axes) -> Any:
+    """For each element the product of the others along `axes`: right at any zeros, at any order.
+
+    Needs the number of elements as a plain int.
+    """
+    rest = tuple(k for k in range(x.ndim) if k not in axes)
+    moved = ops.permute_dims(x, rest + axes)
+    rows = ops.reshape(moved, (*(x.shape[k] for k in rest), product(x.shape[k] for k in axes)))
+    left = _exclusive_products(rows)
+    right = ops.flip(_exclusive_products(ops.flip(rows, axis=-1)), axis=-1)
+    back = sorted(range(x.ndim), key=(rest + axes).__getitem__)
+    return ops.permute_dims(ops.reshape(left * right, moved.shape), back)
+
+
+def _exclusive_products(x: Any) -> Any:
+    """The product of all earlier elements of the last axis, in log2(n) doubling steps."""
+    n = int(x.shape[-1])
+    out, step = _shifted(x, builtins.min(1, n)), 1
+    while step < n:
+        out, step = out * _shifted(out, step), 2 * step
+    return out
+
+
+def _shifted(x: Any, step: int) -> Any:
+    ones = ops.ones((*x.shape[:-1], step), dtype=x.dtype)
+    return ops.concat([ones, x[..., : x.shape[-1] - step]], axis=-1)
+
+
+def _prod_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
+    if x.dtype == np.float16:
+        return xp.prod(x.astype(np.float32), axis=axes).astype(np.float16)
+    return xp.prod(x, axis=axes, dtype=x.dtype)
+
+
+_prod = reduction(
+    "prod",
+    "multiply",
+    _prod_evaluate,
+    dtypes=number,
+    vjp=lambda i, ct, out, xs, attrs: (
+        _spread(ct, xs[0], attrs["axes"]) * _others(xs[0], attrs["axes"])
+    ),
+    jvp=lambda tangents, out, xs, attrs: _sum(tangents[0] * _others(xs[0], attrs["axes"]), **attrs),
+)
+
+# ----- extrema ------------------------------------------------------------------------------------
+
+
+def _winners(x: Any, out: Any, axes: Axes) -> Any:
+    """1/k at each of the k elements equal to the extremum: ties share equally."""
+    mask = ops.astype(x == _spread(out, x, axes), x.dtype)
+    return mask / restored(_sum(mask, axes=axes), x, axes)
+
+
+def _extremum(name: str, fold: str, evaluate: Callable[..., Any]) -> Op:
+    return reduction(
+        name,
+        fold,
+        evaluate,
+        infer=_nonempty(name),
+        vjp=lambda i, ct, out, xs, attrs: (
+            _spread(ct, xs[0], attrs["axes"]) * _winners(xs[0], out, attrs["axes"])
+        ),
+        jvp=lambda tangents, out, xs, attrs: _sum(
+            tangents[0] * _winners(xs[0], out, attrs["axes"]), **attrs
+        ),
+    )
+
+
+_max = _extremum("max", "maximum", lambda xp, x, *, axes: xp.max(x, axis=axes))
+_min = _extremum("min", "minimum", lambda xp, x, *, axes: xp.min(x, axis=axes))
+
+_TEST = "the result is bool"
+_any = reduction(
+    "any",
+    "logical_or",
+    lambda xp, x, *, axes: xp.any(x, axis=axes),
+    dtypes=logical,
+    nondifferentiable=_TEST,
+)
+_all = reduction(
+    "all",
+    "logical_and",
+    lambda xp, x, *, axes: xp.all(x, axis=axes),
+    dtypes=logical,
+    nondifferentiable=_TEST,
+)
+
+
+def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
+    """The place of the first extremum along one axis; a NaN counts as extreme."""
+
+    def infer(x: TensorType, *, axis: int) -> TensorType:
+        return _nonempty(name)(x, axes=(axis,)).with_dtype(default_int)
+
+    def element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, *, axis: int) -> Any:
+        return e.argreduce(name, x.shape[axis], lambda k: x(*_merged(x, idx, (k,), (axis,))))
+
+    return Op(
+        name,
+        infer=infer,
+        evaluate=evaluate,
+        element=element,
+        dtypes=keep,
+        nondifferentiable="the result is an index",
+        family="reduction",
+    )
+
+
+_argmax = _arg("argmax", lambda xp, x, *, axis: xp.argmax(x, axis))
+_argmin = _arg("argmin", lambda xp, x, *, axis: xp.argmin(x, axis))
+
+# ----- public -------------------------------------------------------------------------------------
+
+
+def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
+    x = ops.asarray(x)
+    axes = normalize_axes(op.name, axis, x.ndim)
+    out = op(x, axes=axes)
+    return restored(out, x, axes) if keepdims else out
+
+
+def _accumulator(x: Any, dtype: Any) -> Any:
+    """The operand in the type it is summed in: small integers and bool widen to 64 bits."""
+    x = ops.asarray(x)
+    if dtype is None and x.dtype.kind != "float":
+        dtype = "uint64" if x.dtype.kind == "uint" else default_int
+    return x if dtype is None else ops.astype(x, dtype, copy=False)
+
+
+def sum(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    """The sum over `axis` (an int, a tuple, None: all), as `numpy.sum`; error <= 8 eps sum |x|.
+
+    bool and integers add up in 64 bits, float16 in float32.
+
+    >>> import stagekit as sk
+    >>> sk.sum(sk.ones((2, 3)), axis=0)
+    tensor([2., 2., 2.], dtype=float32)
+    """
+    return _reduce(_sum, _accumulator(x, dtype), axis, keepdims)
+
+
+def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    """The product over `axis`, as `numpy.prod`. Its gradient needs the size as a plain int.
+
+    >>> import stagekit as sk
+    >>> sk.prod(sk.asarray([2.0, 3.0])).item()
+    6.0
+    """
+    return _reduce(_prod, _accumulator(x, dtype), axis, keepdims)
+
+
+def max(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest element over `axis`, NaN if one is there, as `numpy.max`.
+
+    Ties share the gradient. Raises ShapeError for an empty axis.
+
+    >>> import stagekit as sk
+    >>> sk.max(sk.asarray([2.0, 3.0])).item()
+    3.0
+    """
+    return _reduce(_max, x, axis, keepdims)
+
+
+def min(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """The smallest element over `axis`, NaN if one is there, as `numpy.min`.
+
+    >>> import stagekit as sk
+    >>> sk.min(sk.asarray([2.0, 3.0])).item()
+    2.0
+    """
+    return _reduce(_min, x, axis, keepdims)
+
+
+def any(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """Whether any element is true, as `numpy.any`.
+
+    >>> import stagekit as sk
+    >>> sk.any(sk.asarray([0.0, 3.0])).item()
+    True
+    """
+    return _reduce(_any, x, axis, keepdims)
+
+
+def all(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """Whether all elements are true, as `numpy.all`.
+
+    >>> import stagekit as sk
+    >>> sk.all(sk.asarray([0.0, 3.0])).item()
+    False
+    """
+    return _reduce(_all, x, axis, keepdims)
+
+
+def _arg_reduce(op: Op, x: Any, axis: int | None, keepdims: bool) -> Any:
+    x = ops.asarray(x)
+    if axis is None:
+        out = op(ops.reshape(x, -1), axis=0)
+        return ops.reshape(out, (1,) * x.ndim) if keepdims else out
+    axis = normalize_axis(op.name, axis, x.ndim)
+    out = op(x, axis=axis)
+    return restored(out, x, (axis,)) if keepdims else out
+
+
+def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    """The index of the first largest element along `axis` (None: of all), as `numpy.argmax`.
+
+    >>> import stagekit as sk
+    >>> sk.argmax(sk.asarray([2.0, 3.0, 3.0])).item()
+    1
+    """
+    return _arg_reduce(_argmax, x, axis, keepdims)
+
+
+def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
+    """The index of the first smallest element along `axis` (None: of all), as `numpy.argmin`.
+
+    >>> import stagekit as sk
+    >>> sk.argmin(sk.asarray([2.0, 3.0])).item()
+    0
+    """
+    return _arg_reduce(_argmin, x, axis, keepdims)
+
+
+def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """How many elements are not zero, as `numpy.count_nonzero`.
+
+    >>> import stagekit as sk
+    >>> sk.count_nonzero(sk.asarray([0, 3, 4])).item()
+    2
+    """
+    return sum(ops.astype(x, bool_), axis=axis, keepdims=keepdims)
+
+
+def _inexact(x: Any) -> Any:
+    x = ops.asarray(x)
+    return x if x.dtype.kind == "float" else ops.astype(x, default_float)
+
+
+def _count(x: Any, axes: Axes) -> Any:
+    return product(x.shape[k] for k in axes)
+
+
+def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """The mean over `axis`, as `numpy.mean`; integers give float32. NaN of nothing.
+
+    >>> import stagekit as sk
+    >>> sk.mean(sk.asarray([1, 2])).item()
+    1.5
+    """
+    x = _inexact(x)
+    axes = normalize_axes("mean", axis, x.ndim)
+    return sum(x, axis=axes, keepdims=keepdims) / _count(x, axes)
+
+
+def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    """The variance over `axis`, divided by n - correction, as `numpy.var`. Two passes.
+
+    >>> import stagekit as sk
+    >>> sk.var(sk.asarray([1.0, 3.0])).item()
+    1.0
+    """
+    x = _inexact(x)
+    axes = normalize_axes("var", axis, x.ndim)
+    deviation = x - mean(x, axis=axes, keepdims=True)
+    squares = sum(deviation * deviation, axis=axes, keepdims=keepdims)
+    return squares / ops.maximum_size(_count(x, axes) - correction, 0)
+
+
+def std(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    """The standard deviation, as `numpy.std`. Its gradient is 0 where it is 0.
+
+    >>> import stagekit as sk
+    >>> sk.std(sk.asarray([1.0, 3.0])).item()
+    1.0
+    """
+    return root(var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def root(x: Any) -> Any:
+    """sqrt(x), with derivative 0 at 0."""
+    zero = x == 0
+    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
+
+
+def logsumexp(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    """log(sum(exp(x))) over `axis` without overflow, as `scipy.special.logsumexp`.
+
+    All -inf gives -inf with gradient 0. Raises ShapeError for an empty axis.
+
+    >>> import stagekit as sk
+    >>> sk.logsumexp(sk.asarray([1e4, 1e4])).item() - 1e4 < 0.7
+    True
+    """
+    x = _inexact(x)
+    axes = normalize_axes("logsumexp", axis, x.ndim)
+    top = ops.stop_gradient(max(x, axis=axes, keepdims=True))
+    top = ops.where(ops.isfinite(top), top, 0.0)
+    total = sum(ops.exp(x - top), axis=axes, keepdims=True)
+    empty = total == 0
+    out = ops.where(empty, -math.inf, ops.log(ops.where(empty, 1.0, total))) + top
+    return out if keepdims else ops.reshape(out, _dropped_shape(x, axes))
+
+
+def _dropped_shape(x: Any, axes: Axes) -> tuple[Any, ...]:
+    return tuple(n for k, n in enumerate(x.shape) if k not in axes)
+
+
+def total(terms: Sequence[Any]) -> Any:
+    """The sum of one or more tensors."""
+    out = terms[0]
+    for term in terms[1:]:
+        out = out + term
+    return out
+

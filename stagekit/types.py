@@ -1,0 +1,270 @@
+"""Data types, tensor types, promotion and broadcasting: the rules every stage shares.
+
+Sizes are ints, or `Dim`s while a trace is polymorphic; the rules are plain Python on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from stagekit.errors import DTypeError, ShapeError
+from stagekit.symbolic import Number, plain, strip
+
+# ----- data types ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class DType:
+    """A data type: `sk.float32`, `sk.int64`, ...; equal to the NumPy dtype of the same name.
+
+    >>> float32.itemsize, float32 == np.dtype("float32"), int8
+    (4, True, int8)
+    """
+
+    name: str
+    kind: str  # "bool", "uint", "int", "float"
+    numpy: np.dtype[Any]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.numpy.itemsize
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype; lets `np.dtype(sk.float32)` work."""
+        return self.numpy
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DType):
+            return self is other
+        if isinstance(other, (np.dtype, type)):
+            try:
+                return bool(np.dtype(other) == self.numpy)
+            except TypeError:
+                return False
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.numpy)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> Any:
+        return _named, (self.name,)
+
+
+def _declare(kind: str, *names: str) -> list[DType]:
+    return [DType(name, kind, np.dtype(name)) for name in names]
+
+
+(bool_,) = _declare("bool", "bool")
+uint8, uint16, uint32, uint64 = _declare("uint", "uint8", "uint16", "uint32", "uint64")
+int8, int16, int32, int64 = _declare("int", "int8", "int16", "int32", "int64")
+float16, float32, float64 = _declare("float", "float16", "float32", "float64")
+
+DTYPES: dict[str, DType] = {
+    d.name: d
+    for d in (
+        bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, float16, float32, float64,
+    )
+}  # fmt: skip
+SHORT = {d.name: d.kind[0] + str(8 * d.itemsize) for d in DTYPES.values()} | {"bool": "bool"}
+LONG = {short: name for name, short in SHORT.items()}
+
+default_float = float32
+default_int = int64
+WEAK: dict[type, DType] = {bool: bool_, int: default_int, float: default_float}
+RANK = {"bool": 0, "uint": 1, "int": 1, "float": 2}
+
+_OF_NUMPY: dict[Any, DType] = {d.numpy: d for d in DTYPES.values()}
+
+
+def _named(name: str) -> DType:
+    return DTYPES[name]
+
+
+def dtype(obj: Any) -> DType:
+    """The `DType` of a NumPy dtype, a name, a Python scalar type or a `DType`.
+
+    Raises DTypeError for a type stagekit does not compute with.
+
+    >>> dtype("float32"), dtype(np.int8), dtype(float)
+    (float32, int8, float32)
+    """
+    if isinstance(obj, DType):
+        return obj
+    if isinstance(obj, type) and obj in WEAK:
+        return WEAK[obj]
+    try:
+        return _OF_NUMPY[np.dtype(obj).newbyteorder("=")]
+    except (KeyError, TypeError):
+        raise DTypeError(
+            f"data type {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
+        ) from None
+
+
+def promote(operands: Sequence[DType | type]) -> DType:
+    """The common type of strong (`DType`) and weak (`bool`, `int`, `float`) operands.
+
+    Within a kind as NumPy; between kinds the higher kind's own type wins, so integers never widen
+    a float; a Python scalar takes the tensors' type unless its kind is higher.
+    Raises DTypeError where there is none (uint64 with a signed integer).
+
+    >>> promote([int64, float16]), promote([int8, int]), promote([int8, float]), promote([int])
+    (float16, int8, float32, int64)
+    """
+    strong = [d for d in operands if isinstance(d, DType)]
+    weak = [WEAK[d] for d in operands if not isinstance(d, DType)]
+    result = _promote_strong(strong) if strong else None
+    for d in weak:
+        if result is None or RANK[d.kind] > RANK[result.kind]:
+            result = d
+    assert result is not None, "promote needs an operand"
+    return result
+
+
+def _promote_strong(strong: Sequence[DType]) -> DType:
+    rank = max(RANK[d.kind] for d in strong)
+    peers = [d.numpy for d in strong if RANK[d.kind] == rank]
+    result = _OF_NUMPY[np.result_type(*peers)]
+    if RANK[result.kind] != rank:
+        found = " and ".join(dict.fromkeys(d.name for d in strong))
+        raise DTypeError(f"{found} have no common integer type", fix="cast one with astype")
+    return result
+
+
+# ----- tensor types -------------------------------------------------------------------------------
+
+Shape = tuple[Any, ...]  # of int, Dim (while tracing) or Expr (in a graph)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What a value is: data type, shape, device. Prints as `f32[n,3]`.
+
+    >>> print(TensorType(float32, (4, 3)))
+    f32[4,3]
+    """
+
+    dtype: DType
+    shape: Shape
+    device: str = "cpu"
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def with_shape(self, shape: Iterable[Any]) -> TensorType:
+        return replace(self, shape=tuple(shape))
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return replace(self, dtype=dtype)
+
+    def stripped(self) -> TensorType:
+        """This type as data: expressions for sizes, no trace."""
+        if any(isinstance(size, Number) for size in self.shape):
+            return replace(self, shape=tuple(strip(size) for size in self.shape))
+        return self
+
+    def __str__(self) -> str:
+        sizes = ",".join(str(size).replace(" ", "") for size in plain_or_expr(self.shape))
+        at = "" if self.device == "cpu" else f"@{self.device}"
+        return f"{SHORT[self.dtype.name]}[{sizes}]{at}"
+
+
+def plain_or_expr(shape: Shape) -> Shape:
+    """Sizes for printing a type: a Dim shows its expression."""
+    return tuple(size.expr if isinstance(size, Number) else size for size in shape)
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape in a message: the sizes as they are now.
+
+    >>> shape_text((4,)), shape_text(())
+    ('(4,)', '()')
+    """
+    return str(plain(shape))
+
+
+# ----- shapes -------------------------------------------------------------------------------------
+
+
+def _broadcast_size(n: Any, m: Any) -> Any:
+    """The size two axes broadcast to, or None; asks nothing of a size that is the literal 1."""
+    if isinstance(n, int) and n == 1:
+        return m
+    if isinstance(m, int) and m == 1:
+        return n
+    if _value(n) != 1 and _value(m) != 1:
+        equal = n == m
+        return (n if isinstance(n, int) else m) if equal else None
+    if _value(n) == _value(m):
+        return n if n == m else None
+    if m == 1:
+        return n
+    return m if n == 1 else None
+
+
+def _value(size: Any) -> Any:
+    return size.value if isinstance(size, Number) else size
+
+
+def broadcast_shapes(op: str, *shapes: Shape) -> Shape:
+    """The common shape by NumPy's broadcasting rule; ShapeError naming `op` where there is none.
+
+    >>> broadcast_shapes("add", (3, 1), (4,))
+    (3, 4)
+    """
+    rank = max((len(shape) for shape in shapes), default=0)
+    result: list[Any] = [1] * rank
+    for shape in shapes:
+        for axis, size in enumerate(shape, rank - len(shape)):
+            common = _broadcast_size(result[axis], size)
+            if common is None:
+                listed = " and ".join(shape_text(s) for s in shapes)
+                raise ShapeError(
+                    f"{op}: shapes {listed} do not broadcast",
+                    fix="sizes must be equal, or one of them 1, counted from the last axis",
+                )
+            result[axis] = common
+    return tuple(result)
+
+
+def same_size(n: Any, m: Any) -> bool:
+    """Whether two sizes are equal; recorded as a fact where they are symbolic."""
+    return bool(n == m)
+
+
+def same_shape(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(same_size(n, m) for n, m in zip(a, b, strict=True))
+
+
+def normalize_axis(op: str, axis: int, ndim: int) -> int:
+    """A non-negative axis; ShapeError where it does not exist.
+
+    >>> normalize_axis("sum", -1, 3)
+    2
+    """
+    if not -ndim <= axis < ndim:
+        raise ShapeError(
+            f"{op}: axis {axis} does not exist in a tensor of {ndim} axes",
+            fix=f"use an axis from {-ndim} to {ndim - 1}" if ndim else "a 0-d tensor has no axes",
+        )
+    return axis % ndim
+
+
+def normalize_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """Axes as a sorted tuple of non-negative ints; None means all of them."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    found = tuple(sorted(normalize_axis(op, int(a), ndim) for a in axes))
+    if len(set(found)) != len(found):
+        raise ShapeError(f"{op}: axis {tuple(axes)} names an axis twice", fix="name each axis once")
+    return found
