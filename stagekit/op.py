@@ -37,11 +37,13 @@ class Cell:
 class Interpreter(ABC):
     """One way to run ops. `Eager` and `Staging` are bases; `Tape` and `Dual` stand over one of them.
 
-    `base` is the bottom of the stack (itself, for a base), `below` the next one down.
+    `base` is the bottom of the stack (itself, for a base), `below` the next one down; `traces` says
+    whether the base makes a graph.
     """
 
     base: Interpreter
     below: Interpreter
+    traces = False
 
     @abstractmethod
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
@@ -66,6 +68,10 @@ class Interpreter(ABC):
     @abstractmethod
     def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
         """The elements as a read-only NumPy array, for the Python operation `why`."""
+
+    def serial(self) -> int:
+        """A number that tells one barrier from another in a graph."""
+        return 0
 
     @abstractmethod
     def shape(self, cell: Any) -> tuple[Any, ...]:
@@ -241,3 +247,32 @@ def _cast(
 
 OPS: dict[str, Op] = {}
 
+
+
+class Over(Interpreter):
+    """An interpreter over another: all that it does not say itself is said below."""
+
+    def __init__(self, below: Interpreter) -> None:
+        self.below = below
+        self.base = below.base
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        return self.below.apply(op, args, attrs)
+
+    def constant(self, value: Any, dtype: DType) -> Any:
+        return self.below.constant(value, dtype)
+
+    def lift(self, obj: Any) -> Any:
+        return self.below.lift(obj)
+
+    def read(self, cell: Any) -> Any:
+        return self.below.read(cell)
+
+    def write(self, cell: Any, value: Any) -> None:
+        self.below.write(cell, value)
+
+    def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
+        return self.below.leave(cell, why)
+
+    def shape(self, cell: Any) -> tuple[Any, ...]:
+        return self.below.shape(cell)

@@ -86,6 +86,7 @@ from stagekit.ops.creation import (
     astype,
     barrier,
     can_cast,
+    custom,
     empty,
     empty_like,
     eye,

@@ -105,6 +105,18 @@ stop_gradient = _identity(
     doc="The operand as a constant for differentiation, in reverse and forward mode.",
 )
 
+custom = Op(
+    "custom",
+    infer=lambda y, *xs, rule, index: y,
+    evaluate=lambda xp, y, *xs, rule, index: y.view(),
+    element=lambda e, out, idx, y, *xs, rule, index: y(*idx),
+    vjp=lambda i, ct, out, xs, attrs: attrs["rule"].vjp(i - 1, ct, attrs["index"], xs[1:]),
+    jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(
+        tangents[1:], attrs["index"], xs[1:]
+    ),
+    doc="The first operand, with a derivative with respect to the others given by `rule`.",
+)
+
 # ----- conversion ---------------------------------------------------------------------------------
 
 

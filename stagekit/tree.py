@@ -1,0 +1,89 @@
+"""Pytrees: nested tuples, lists, dicts, namedtuples, dataclasses and None, with tensors as leaves.
+
+optree does the work; a dict keeps its insertion order, since the order of a loop over it depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import optree
+
+_NAMESPACE = "stagekit"
+optree.dict_insertion_ordered(True, namespace=_NAMESPACE).__enter__()
+_dataclasses: set[type] = set()
+
+Spec = optree.PyTreeSpec
+
+
+def register_pytree(
+    cls: type,
+    flatten: Callable[[Any], tuple[Iterable[Any], Any]],
+    unflatten: Callable[[Any, Any], Any],
+) -> None:
+    """Let instances of `cls` be nested structure: `flatten(obj) -> (children, aux)` and back.
+
+    `aux` is hashable; `unflatten(aux, children) -> obj`. Raises ValueError if registered before.
+
+    >>> class Pair:
+    ...     def __init__(self, a, b): self.a, self.b = a, b
+    >>> register_pytree(Pair, lambda p: ((p.a, p.b), None), lambda aux, ab: Pair(*ab))
+    >>> flatten(Pair(1, 2))[0]
+    [1, 2]
+    """
+    optree.register_pytree_node(cls, flatten, unflatten, namespace=_NAMESPACE)  # type: ignore[arg-type]
+
+
+def flatten(tree: Any) -> tuple[list[Any], Spec]:
+    """The leaves of a tree and its structure; a dataclass seen for the first time is registered."""
+    while True:
+        leaves, spec = optree.tree_flatten(tree, namespace=_NAMESPACE)
+        fresh = {type(x) for x in leaves if _is_dataclass(x)} - _dataclasses
+        if not fresh:
+            return leaves, spec
+        for cls in fresh:
+            _register_dataclass(cls)
+
+
+def _is_dataclass(obj: Any) -> bool:
+    return hasattr(type(obj), "__dataclass_fields__")
+
+
+def _register_dataclass(cls: type) -> None:
+    names = tuple(field.name for field in dataclasses.fields(cls))
+
+    def take(obj: Any) -> tuple[Any, Any, Any]:
+        return tuple(getattr(obj, name) for name in names), None, names
+
+    def make(aux: Any, children: Any) -> Any:
+        obj = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(obj, name, child)
+        return obj
+
+    _dataclasses.add(cls)
+    optree.register_pytree_node(cls, take, make, namespace=_NAMESPACE)  # type: ignore[arg-type]
+
+
+def unflatten(spec: Spec, leaves: Iterable[Any]) -> Any:
+    """The tree of a structure with new leaves."""
+    return optree.tree_unflatten(spec, leaves)
+
+
+def map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """A tree of the same structure with `function` applied to each leaf (and those of `rest`)."""
+    leaves, spec = flatten(tree)
+    others = [flatten(other)[0] for other in rest]
+    return unflatten(spec, [function(*group) for group in zip(leaves, *others, strict=True)])
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree, in order."""
+    return flatten(tree)[0]
+
+
+def paths(spec: Spec, root: str) -> list[str]:
+    """For each leaf how the user writes it: `args[0]['w']`, `model.layers[1].w`."""
+    return [accessor.codify(root) for accessor in spec.accessors()]
