@@ -1,0 +1,509 @@
+"""What a trace sees of Python: guards on what a function read, and the effects it had.
+
+`with Watch(fn, arguments, ...) as watch:` runs a call under a profile function, which is told of
+each function entered and each C function called. The bytecode of a user function is scanned once
+(`bytecode`), its reads are followed before it runs (`reads`), and the objects that were there
+before are compared afterwards (`outer`).
+"""
+
+from __future__ import annotations
+
+import builtins
+import datetime
+import gc
+import io
+import os
+import random
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .bytecode import Read, Write, constants, scan
+from .origin import Origin
+from .outer import Change, Outer, content
+from .paths import MISSING, SCALARS, Guard, Path, hold, in_classes, instance_dict
+from .reads import Env, Reader, Site, waits
+from .symbols import Expr
+
+_GENERATOR = 0x20 | 0x80 | 0x200
+_MUTATORS = frozenset(
+    "append extend insert pop remove clear sort reverse add discard update setdefault popitem "
+    "appendleft extendleft popleft rotate move_to_end difference_update intersection_update "
+    "symmetric_difference_update __setitem__ __delitem__ __iadd__ __ior__ __setattr__".split()
+)
+_CLOCKS = (
+    "time time_ns perf_counter perf_counter_ns monotonic monotonic_ns process_time process_time_ns "
+    "thread_time thread_time_ns clock_gettime clock_gettime_ns sleep localtime gmtime ctime asctime "
+    "strftime".split()
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something the function did to Python that replaying its graph would not do.
+
+    `kind`: print, input, open, time, random, np.random, mutation, attribute, global, nonlocal,
+    iterator or leak. `path` names the thing as the user does; `text` is a sentence about it.
+    """
+
+    kind: str
+    path: str
+    filename: str
+    lineno: int
+    function: str
+    text: str
+
+
+@dataclass(eq=False)
+class _Plan:
+    """What entering a code object asks for. `local`: reads and writes that depend on the frame."""
+
+    code: types.CodeType
+    user: bool
+    done: bool = True
+    start: int = 0
+    shared: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
+    local: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
+    names: tuple[str, ...] = ()  # the locals that the reads start from
+    keys: frozenset[str] = frozenset()  # those of them whose scalar value matters
+    seen: set[Any] = field(default_factory=set)
+
+
+def is_tree(obj: object) -> bool:
+    """Whether a signature keys `obj` by its parts: a scalar, builtin container or dataclass."""
+    fields = in_classes(type(obj).__mro__, "__dataclass_fields__")
+    return type(obj) in SCALARS or issubclass(type(obj), (tuple, list, dict)) or fields is not MISSING
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+class Watch:
+    """Watches one call of `fn`.
+
+    `arguments` maps parameter names to the objects bound for this call. `is_tensor` names the
+    leaves that the tracer binds by path, `is_number` scalars beyond Python's own, `is_traced` what
+    must not outlive the trace, `internal` the framework's own files, `is_tree` the argument
+    objects whose structure and scalars the signature compares (they get no guards).
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., object],
+        arguments: Mapping[str, object],
+        *,
+        is_tensor: Callable[[object], bool],
+        is_number: Callable[[object], bool] = _never,
+        is_traced: Callable[[object], bool] = _never,
+        internal: Callable[[str], bool] = _never,
+        is_tree: Callable[[object], bool] = is_tree,
+    ) -> None:
+        self._origin = Origin(internal)
+        self._outer = Outer(is_tensor, is_tree, self._origin.cls)
+        self._reader = Reader(self._outer, self._origin, is_number, is_traced)
+        self._nodes = self._outer.nodes
+        self._is_tensor, self._is_traced = is_tensor, is_traced
+        self._code = _code_of(fn)
+        self._arguments = dict(arguments)
+        self._plans: dict[int, _Plan] = {}
+        self._alive: list[Any] = []  # what `seen` knows by id
+        self._leaves: set[type] = set(SCALARS)
+        self._nested: dict[int, dict[str, list[Path]]] = {}  # cells an inner function inherits
+        self._frames: set[int] = set()
+        self._calls: dict[int, tuple[str, Site]] = {}  # mutating methods called, by receiver
+        self._stores: dict[Any, Site] = {}
+        self._effects: dict[Any, Effect] = {}
+        self._guards: tuple[Guard, ...] = ()
+        self._outer.index(fn)
+        for name, value in self._arguments.items():
+            self._outer.add(value, Path("argument", name), keyed=True)
+
+    # ------------------------------------------------------------------ what was seen
+
+    def path_of(self, obj: object) -> Path | None:
+        """The access path of an outer object, those that were read first; None if none is known."""
+        read = self._reader.tensors.get(id(obj)) or self._outer.tensors.get(id(obj))
+        if read:
+            return read[0]
+        node = self._nodes.get(id(obj))
+        return None if node is None else node.path
+
+    def guards(self) -> tuple[Guard, ...]:
+        """What must hold for the trace to be right again; after the `with` block."""
+        return self._guards
+
+    def effects(self) -> tuple[Effect, ...]:
+        """What the call did to Python, in the order of detection; after the `with` block."""
+        return tuple(self._effects.values())
+
+    # ------------------------------------------------------------------ the profile function
+
+    def __enter__(self) -> Watch:
+        self._random = _global_states()
+        self._before = sys.getprofile()
+        if hasattr(self._before, "disable"):  # cProfile: not a Python function, cannot be called
+            self._before.disable()
+        sys.setprofile(self._chained if callable(self._before) else self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self._before, "enable"):
+            sys.setprofile(None)
+            self._before.enable()
+        else:
+            sys.setprofile(self._before)
+        self._reader.finish()
+        self._guards = (*self._reader.guards.values(), *self._aliases())
+        self._compare()
+
+    def _chained(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        self._event(frame, event, arg)
+        self._before(frame, event, arg)  # type: ignore[misc]
+
+    def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        if event == "call":
+            plan = self._plans.get(id(frame.f_code)) or self._plan(frame.f_code)
+            if not plan.done:
+                self._enter(frame, plan)
+        elif event == "c_call":
+            self._c_call(frame, arg)
+        elif event == "return" and id(arg) in self._nodes:
+            plan = self._plans.get(id(frame.f_code)) or self._plan(frame.f_code)
+            if plan.user:
+                self._reader.note_returned(frame.f_code, arg)
+
+    def _plan(self, code: types.CodeType) -> _Plan:
+        plan = self._plans[id(code)] = _Plan(code, user=not self._origin.file(code.co_filename))
+        if plan.user:
+            found = scan(code)
+            plan.start = found.start
+            plan.shared, plan.local = _split(found.reads, found.writes)
+            roots = {e for r in plan.local[0] for e in _roots(r.expr)}
+            roots |= {e for r in plan.local[0] for c in r.callee for e in _roots(c)}
+            roots |= {e for w in plan.local[1] for e in _roots(w.base or ())}
+            names = {e[1] for e in roots if e[0] in ("local", "free")}
+            plan.names = tuple(sorted(names.union(code.co_freevars) - {"__class__"}))
+            plan.keys = frozenset(n for r in plan.local[0] for n in _key_names(r.expr))
+            plan.done = False
+            self._name_stores(plan, found.writes)
+            for child in constants(code):
+                self._nested.setdefault(id(child), {})
+        return plan
+
+    def _enter(self, frame: types.FrameType, plan: _Plan) -> None:
+        code = plan.code
+        if code.co_flags & _GENERATOR:
+            self._resumed(frame, plan)
+        shared = id(frame.f_globals)
+        if shared not in plan.seen:
+            plan.seen.add(shared)
+            self._first(frame, plan)
+        if plan.names:
+            values = frame.f_locals
+            key = tuple([self._key(plan, name, values.get(name)) for name in plan.names])
+            if key not in plan.seen:
+                plan.seen.add(key)
+                self._follow(frame, plan, values)
+        else:
+            plan.done = not code.co_flags & _GENERATOR and len(plan.seen) == 1
+
+    def _key(self, plan: _Plan, name: str, value: Any) -> Any:
+        kind = type(value)
+        if kind in self._leaves:
+            return (kind, value) if name in plan.keys and kind in SCALARS else 0
+        if self._is_tensor(value):
+            self._leaves.add(kind)
+            return 0
+        return id(value)
+
+    # ------------------------------------------------------------------ reads of a frame
+
+    def _env(self, frame: types.FrameType, plan: _Plan, values: dict[str, Any]) -> Env:
+        return Env(plan.code, frame.f_globals, values, {}, plan.code is self._code)
+
+    def _first(self, frame: types.FrameType, plan: _Plan) -> None:
+        """What does not depend on the frame's variables."""
+        env = self._env(frame, plan, {})
+        reads, writes = plan.shared
+        for write in writes:
+            if write.kind == "global":
+                self._outer.note_global(frame.f_globals, str(write.name))
+        self._reader.enter(reads, env)
+        self._note_stores(writes, env)
+
+    def _follow(self, frame: types.FrameType, plan: _Plan, values: Mapping[str, Any]) -> None:
+        kept = {name: values[name] for name in plan.names if name in values}
+        self._alive.append(kept)
+        env = self._env(frame, plan, kept)
+        env.cells = self._cells(plan.code, kept)
+        for child in constants(plan.code):
+            inherited = self._nested.setdefault(id(child), {})
+            for name in child.co_freevars:
+                known = inherited.setdefault(name, [])
+                known += [p for p in env.cells.get(name, ()) if p not in known]
+        reads, writes = plan.local
+        self._reader.enter(reads, env)
+        self._note_stores(writes, env)
+
+    def _cells(self, code: types.CodeType, values: dict[str, Any]) -> dict[str, list[Path]]:
+        """The outer closure cells behind the free variables of a frame."""
+        found: dict[str, list[Path]] = {n: list(p) for n, p in self._nested.get(id(code), {}).items()}
+        known = id(code) in self._nested or id(code) in self._outer.functions
+        functions = self._outer.functions.get(id(code), [])
+        if code.co_freevars and not known:
+            functions = [f for f in gc.get_referrers(code) if type(f) is types.FunctionType]
+        for function in functions:
+            for name, cell in zip(code.co_freevars, function.__closure__ or ()):
+                if name != "__class__":
+                    found.setdefault(name, []).append(self._outer.note_cell(name, cell)[0])
+            self._defaults(function)
+        return {n: [p for p in paths if _holds(p, values.get(n, MISSING))] for n, paths in found.items()}
+
+    def _defaults(self, function: Any) -> None:
+        """The default arguments of an outer function are outer objects too."""
+        node = self._nodes.get(id(function))
+        if node is not None:
+            for name in ("__defaults__", "__kwdefaults__"):
+                self._outer.add(getattr(function, name), node.path.attr(name))
+
+    def _note_stores(self, writes: tuple[Write, ...], env: Env) -> None:
+        """Remember which line may write to which object, and copy what it may write."""
+        for write in writes:
+            if write.base is None or waits(write.base):
+                continue
+            for place in self._reader.evaluate(write.base, env):
+                obj = place.obj
+                if type(obj) is types.ModuleType and isinstance(write.name, str):
+                    self._outer.note_global(obj.__dict__, write.name)
+                if type(obj) not in SCALARS:
+                    site = env.site(write.line)
+                    self._stores.setdefault((write.kind, id(obj), _name(write.name)), site)
+                    self._stores.setdefault((write.kind, id(obj), None), site)
+
+    def _name_stores(self, plan: _Plan, writes: tuple[Write, ...]) -> None:
+        for write in writes:
+            site = Site(plan.code.co_filename, write.line, plan.code.co_name)
+            self._stores.setdefault((write.kind, None, _name(write.name)), site)
+
+    # ------------------------------------------------------------------ acts seen as they happen
+
+    def _c_call(self, frame: types.FrameType, function: Any) -> None:
+        act = _ACTS.get(function)
+        if act is not None:
+            self._act(frame, *act)
+            return
+        receiver = getattr(function, "__self__", None)
+        if id(receiver) in self._nodes and function.__name__ in _MUTATORS:
+            if id(receiver) not in self._calls:
+                self._calls[id(receiver)] = function.__name__, self._site(frame)
+        elif type(receiver) is random.Random and id(receiver) not in self._calls:
+            self._calls[id(receiver)] = function.__name__, self._site(frame)
+
+    def _act(self, frame: types.FrameType, kind: str, name: str) -> None:
+        """A builtin with an effect was called: by the user, or for the user by pathlib."""
+        near: types.FrameType | None = frame
+        while near is not None and near.f_globals.get("__name__", "").startswith("pathlib"):
+            near = near.f_back
+        if near is not None and not self._origin.file(near.f_code.co_filename):
+            site = Site(near.f_code.co_filename, near.f_lineno or 0, near.f_code.co_name)
+            self._effect(kind, name, site, f"`{name}` was called")
+
+    def _site(self, frame: types.FrameType | None) -> Site:
+        """The nearest line of the user's code."""
+        while frame is not None:
+            code = frame.f_code
+            if not self._origin.file(code.co_filename):
+                return Site(code.co_filename, frame.f_lineno or 0, code.co_name)
+            frame = frame.f_back
+        return self._start()
+
+    def _start(self) -> Site:
+        return Site(self._code.co_filename, self._code.co_firstlineno, self._code.co_name)
+
+    def _resumed(self, frame: types.FrameType, plan: _Plan) -> None:
+        """A generator runs on: was it made outside?"""
+        known = self._outer.frames.get(id(frame))
+        strange = frame.f_lasti > plan.start and id(frame) not in self._frames
+        self._frames.add(id(frame))
+        if known is None and not strange:
+            return
+        name = known.path.notation if known is not None else plan.code.co_name
+        site = self._site(frame.f_back)
+        self._effect("iterator", name, site, f"the generator `{name}` was advanced")
+
+    # ------------------------------------------------------------------ what differs afterwards
+
+    def _effect(self, kind: str, path: str, site: Site, text: str) -> None:
+        effect = Effect(kind, path, *site, text)
+        self._effects.setdefault((kind, path, site.filename, site.lineno), effect)
+
+    def _compare(self) -> None:
+        for change in self._outer.changes():
+            self._changed(change)
+        for obj, path, site in self._reader.advanced.values():
+            name = path.notation
+            self._effect("iterator", name, site, f"the iterator `{name}` was advanced ({type(obj).__name__})")
+        for kind, now in _global_states().items():
+            if self._random.get(kind, MISSING) != now:
+                self._drawn(kind)
+
+    def _drawn(self, kind: str) -> None:
+        module = random if kind == "random" else sys.modules["numpy.random"]
+        instance = getattr(random, "_inst", None) if kind == "random" else None
+        call = self._calls.get(id(instance))
+        site = call[1] if call else self._reader.lines.get(id(module), self._start())
+        self._effect(kind, kind, site, f"the global state of `{kind}` was used")
+
+    def _changed(self, change: Change) -> None:
+        path = _change_path(change)
+        site, method = self._blame(change)
+        leaked = any(self._traced(value, 3) for value in change.found)
+        if leaked:
+            self._effect("leak", path, site, f"a traced tensor was left in `{path}`")
+            return
+        text = {
+            "global": f"the global `{path}` was written",
+            "nonlocal": f"the variable `{path}` of an enclosing function was written",
+            "attribute": f"`{path}` was written",
+            "iterator": f"the iterator `{path}` was advanced",
+        }.get(change.kind, f"the state of `{path}` was used")
+        if change.kind == "mutation":
+            kind = type(change.obj).__name__
+            name = change.path.notation
+            by = f"`{name}.{method}(...)` changes" if method else "an assignment changes"
+            text = f"{by} the {kind} `{name}`"
+        known = change.kind == "iterator" and any(e.path == path for e in self._effects.values())
+        if not known:
+            self._effect(change.kind, path, site, text)
+
+    def _blame(self, change: Change) -> tuple[Site, str | None]:
+        """The line that made a change, and the method it called."""
+        obj = change.obj
+        call = self._calls.get(id(obj))
+        if call is not None:
+            return call[1], call[0]
+        kinds = {"attribute": ("attr",), "mutation": ("item", "inplace"), "global": ("global", "attr")}
+        kind = kinds.get(change.kind, ("deref",))
+        owner = [id(obj)] if change.kind != "global" else [None]
+        for target in (*owner, None):
+            for how in kind:
+                for name in (_name(change.key), None):
+                    site = self._stores.get((how, target, name))
+                    if site is not None and (target is not None or name is not None):
+                        return site, None
+        return self._reader.lines.get(id(obj)) or self._stores.get((kind[0], None, None)) or self._start(), None
+
+    def _traced(self, value: Any, depth: int) -> bool:
+        """Whether a traced tensor is reachable from something put into an outer object."""
+        if self._is_traced(value):
+            return True
+        if depth == 0 or type(value) in SCALARS or self._is_tensor(value) or id(value) in self._nodes:
+            return False
+        inside = list((instance_dict(value) or {}).values())
+        if issubclass(type(value), dict):
+            inside += dict.values(value)
+        elif issubclass(type(value), (list, tuple, set, frozenset)):
+            inside += list(value)[:1000]
+        elif type(value) is types.FunctionType:
+            inside += [content(cell) for cell in value.__closure__ or ()]
+        return any(self._traced(part, depth - 1) for part in inside)
+
+    def _aliases(self) -> list[Guard]:
+        """Paths that led to one tensor must lead to one tensor again."""
+        out = []
+        for key, paths in self._reader.tensors.items():
+            known = [p for p in self._outer.tensors.get(key, ()) if p.kind == "argument"]
+            first, *others = [*paths, *(p for p in known if p not in paths)]
+            out += [Guard(first, "alias", other) for other in others]
+        return out
+
+
+def _holds(path: Path, value: Any) -> bool:
+    return content(path.holder) is value
+
+
+def _name(key: object) -> object:
+    if isinstance(key, tuple) and key[:1] == ("const",):
+        key = key[2]
+    return key if type(key) in (str, int, bool) else None
+
+
+def _code_of(fn: Any) -> types.CodeType:
+    for candidate in (fn, getattr(fn, "__func__", None), type(fn).__call__):
+        code = getattr(candidate, "__code__", None)
+        if isinstance(code, types.CodeType):
+            return code
+    raise TypeError(f"{fn!r} is not a Python function")
+
+
+def _change_path(change: Change) -> str:
+    if change.kind in ("global", "nonlocal"):
+        return change.path.notation
+    name = change.path.notation
+    if issubclass(type(change.obj), type):
+        name = change.obj.__qualname__
+    if change.kind == "attribute":
+        return f"{name}.{change.key}"
+    return f"{name}[{change.key!r}]" if change.key is not None else name
+
+
+def _roots(expr: Any) -> list[Expr]:
+    """All roots in an expression, those of keys included."""
+    if not isinstance(expr, tuple) or not expr or not isinstance(expr[0], str):
+        return []
+    if expr[0] in ("local", "free", "global", "import"):
+        return [expr]
+    return [r for part in expr[1:] for r in _roots(part)] if expr[0] != "const" else []
+
+
+def _key_names(expr: Any) -> list[str]:
+    """The variables whose value is a key in an expression."""
+    if not isinstance(expr, tuple) or len(expr) < 2:
+        return []
+    found = _key_names(expr[1])
+    if expr[0] in ("item", "getattr"):
+        found += [r[1] for r in _roots(expr[2])]
+    return found
+
+
+def _split(
+    reads: tuple[Read, ...], writes: tuple[Write, ...]
+) -> tuple[tuple[tuple[Read, ...], tuple[Write, ...]], tuple[tuple[Read, ...], tuple[Write, ...]]]:
+    """Reads and writes that depend on globals only, and those that depend on the frame."""
+
+    def is_local(*exprs: Any) -> bool:
+        return any(r[0] in ("local", "free") for e in exprs for r in _roots(e))
+
+    local = {r for r in reads if is_local(r.expr, *r.callee)}
+    own = {w for w in writes if is_local(w.base) or w.kind == "deref"}
+    shared = tuple(r for r in reads if r not in local), tuple(w for w in writes if w not in own)
+    return shared, (tuple(r for r in reads if r in local), tuple(w for w in writes if w in own))
+
+
+def _global_states() -> dict[str, object]:
+    """The states of Python's and NumPy's global random generators."""
+    states: dict[str, object] = {"random": random.getstate()}
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        kind, keys, *rest = numpy_random.get_state()
+        states["np.random"] = (kind, keys.tobytes(), *rest)
+    return states
+
+
+_ACTS: dict[Any, tuple[str, str]] = {
+    builtins.print: ("print", "print"),
+    builtins.input: ("input", "input"),
+    io.open: ("open", "open"),
+    os.urandom: ("random", "os.urandom"),
+    datetime.datetime.now: ("time", "datetime.now"),
+    datetime.datetime.utcnow: ("time", "datetime.utcnow"),
+    datetime.datetime.today: ("time", "datetime.today"),
+    datetime.date.today: ("time", "date.today"),
+    **{getattr(time, n): ("time", f"time.{n}") for n in _CLOCKS if hasattr(time, n)},
+}
+
+__all__ = ["Effect", "Guard", "Path", "Watch", "hold", "is_tree"]
