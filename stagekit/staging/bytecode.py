@@ -11,15 +11,31 @@ from __future__ import annotations
 import dis
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from types import CodeType
 from typing import NamedTuple
 
 from .callees import model_of
-from .symbols import ANY, EMPTY, FRESH, NEW, PARTS, SLICE, WILD, Expr, Value, bounded, chain
-from .symbols import component, const_each, const_item, constant, inside, root
+from .symbols import (
+    ANY,
+    EMPTY,
+    NEW,
+    PARTS,
+    SLICE,
+    WILD,
+    Expr,
+    Value,
+    bounded,
+    chain,
+    component,
+    const_each,
+    const_item,
+    constant,
+    inside,
+    root,
+)
 
 MAX_STEPS = 200_000
 
@@ -528,7 +544,7 @@ class _Machine:
 
     def _put(self, i: dis.Instruction, elements: Value) -> None:
         where = len(self.stack) - (i.arg or 1)
-        if 0 <= where:
+        if where >= 0:
             inside = [e[1] for e in self.stack[where] if e[0] == "bag"]
             self.stack[where] = frozenset([("bag", bounded(elements.union(*inside)))])
 

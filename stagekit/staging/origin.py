@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 
-from .paths import MISSING, in_classes, instance_dict
+from .paths import instance_dict, module_name
 
 _LIBRARY = tuple({sysconfig.get_paths()[k] + os.sep for k in ("stdlib", "platstdlib")})
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
@@ -55,7 +55,5 @@ class Origin:
         return known[1]
 
     def _defined(self, cls: type) -> bool:
-        name = in_classes((cls,), "__module__")
-        if name is MISSING or not isinstance(name, str):
-            return "." not in cls.__module__ and cls.__module__ == "builtins"
+        name = module_name(cls)
         return name != "__main__" and self.module(sys.modules.get(name))

@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .paths import CONTAINERS, MISSING, SCALARS, Path, instance_dict, peek, same_value
+from .paths import (
+    CONTAINERS,
+    MISSING,
+    SCALARS,
+    Path,
+    in_classes,
+    instance_dict,
+    module_name,
+    peek,
+    same_value,
+)
 
 MAX_DEPTH = 6
 MAX_OBJECTS = 20_000
@@ -67,7 +77,8 @@ def items_of(obj: Any) -> dict[Any, Any] | tuple[Any, ...] | None:
     """A copy of what a builtin container holds; a set's elements in no order."""
     cls = type(obj)
     if issubclass(cls, dict):
-        return dict.copy(obj)
+        ordinary = in_classes(cls.__mro__, "__iter__") is dict.__dict__["__iter__"]
+        return dict.copy(obj) if ordinary else _plain_items(obj)
     for kind in CONTAINERS:
         if issubclass(cls, kind):
             if kind is bytearray:
@@ -76,6 +87,11 @@ def items_of(obj: Any) -> dict[Any, Any] | tuple[Any, ...] | None:
             step = count // MAX_COPIED + 1
             return tuple(kind.__iter__(obj))[::step] if step == 1 else (count, *obj[::step])
     return dict(obj) if cls is types.MappingProxyType else None
+
+
+def _plain_items(obj: Any) -> dict[Any, Any]:
+    """The entries of a dictionary that iterates in its own way, where hashing runs no code."""
+    return {key: value for key, value in dict.items(obj) if type(key) in KEYS}
 
 
 def slots_of(cls: type) -> list[str]:
@@ -118,11 +134,11 @@ def progress(obj: Any) -> object:
         return (frame is None, frame and frame.f_lasti, frame and id(frame))
     if cls in _REDUCIBLE:
         return _position(obj)
-    if cls.__module__ == "itertools" and cls.__name__ in ("count", "repeat"):
+    if module_name(cls) == "itertools" and cls.__name__ in ("count", "repeat"):
         return repr(obj)
     if issubclass(cls, random.Random):
         return random.Random.getstate(obj)
-    return numpy_state(obj) if cls.__module__.startswith("numpy.random") else None
+    return numpy_state(obj) if module_name(cls).startswith("numpy.random") else None
 
 
 def _position(obj: Any) -> object:
@@ -155,7 +171,7 @@ class Outer:
         self.nodes: dict[int, Node] = {}
         self.tensors: dict[int, list[Path]] = {}
         self.functions: dict[int, list[Any]] = {}  # by the id of their code
-        self.globals: dict[tuple[int, str], tuple[Path, Any]] = {}
+        self.globals: dict[tuple[int, str], tuple[Path, dict[str, Any], str, Any]] = {}
         self.cells: dict[int, tuple[Path, Any]] = {}
         self.frames: dict[int, Node] = {}  # generators by the id of their frame
         self._held: list[Any] = []
@@ -207,7 +223,7 @@ class Outer:
             node.attrs = None if self.is_foreign(obj) else dict(type.__dict__["__dict__"].__get__(obj))
         elif issubclass(cls, types.FunctionType):
             self.index(obj)
-            node.attrs = dict(obj.__dict__) or None
+            node.attrs = dict(obj.__dict__)
         elif cls is types.MethodType:
             node.attrs = {"__self__": obj.__self__, "__func__": obj.__func__}
         elif issubclass(cls, partial):
@@ -263,15 +279,16 @@ class Outer:
             if id(base) not in self.nodes and not self.is_foreign(base):
                 yield base, path if index == 0 else path.attr("__mro__").item(index)
 
-    def note_global(self, namespace: dict[str, Any], name: str) -> tuple[Path, Any]:
-        """A global variable and its value before the trace (MISSING where there was none)."""
+    def note_global(self, namespace: dict[str, Any], name: str, path: Path | None = None) -> Any:
+        """The value before the trace of a variable of a module; MISSING where there was none."""
         key = (id(namespace), name)
         if key not in self.globals:
+            path = path or Path("global", name, namespace)
             value = namespace.get(name, MISSING)
-            self.globals[key] = path, _ = Path("global", name, namespace), value
+            self.globals[key] = path, namespace, name, value
             if value is not MISSING:
                 self.add(value, path)
-        return self.globals[key]
+        return self.globals[key][3]
 
     def note_cell(self, name: str, cell: Any) -> tuple[Path, Any]:
         """A closure cell and its content before the trace."""
@@ -286,10 +303,10 @@ class Outer:
 
     def changes(self) -> Iterator[Change]:
         """Every place that differs from what it held before."""
-        for path, value in self.globals.values():
-            now = path.holder.get(path.name, MISSING)
+        for path, namespace, name, value in self.globals.values():
+            now = namespace.get(name, MISSING)
             if not _unchanged(value, now):
-                yield Change("global", path, path.holder, path.name, (now,))
+                yield Change("global", path, namespace, name, (now,))
         for path, value in self.cells.values():
             now = content(path.holder)
             if not _unchanged(value, now):
@@ -336,7 +353,7 @@ def _unchanged(before: Any, now: Any) -> bool:
 def _stream_kind(obj: Any) -> str:
     if issubclass(type(obj), random.Random):
         return "random"
-    return "np.random" if type(obj).__module__.startswith("numpy") else "iterator"
+    return "np.random" if module_name(type(obj)).startswith("numpy") else "iterator"
 
 
 def _attribute_changes(node: Node, now: dict[str, Any]) -> Iterator[Change]:
@@ -354,10 +371,12 @@ _QUIET = frozenset(["_abc_impl", "__slotnames__", "__annotations__", "__annotate
 def _item_changes(node: Node, now: Any) -> Iterator[Change]:
     before: Any = node.items
     if isinstance(before, dict):
-        keys = [k for k, v in now.items() if not _unchanged(_at(before, k), v)]
-        if keys or len(before) != len(now) or not all(map(_unchanged, before, now)):
-            key = keys[0] if len(keys) == 1 and type(keys[0]) in KEYS else None
-            yield Change("mutation", node.path, node.obj, key, tuple(now[k] for k in keys))
+        if len(before) == len(now) and _same_items(before, now):
+            return
+        old = {_key(k): v for k, v in before.items()}
+        found = [(k, v) for k, v in now.items() if not _unchanged(old.get(_key(k), MISSING), v)]
+        key = found[0][0] if len(found) == 1 and type(found[0][0]) in KEYS else None
+        yield Change("mutation", node.path, node.obj, key, tuple(v for _, v in found))
     elif issubclass(type(node.obj), _SET_LIKE):
         known = set(map(id, before))
         found = tuple(v for v in now if id(v) not in known)
@@ -371,8 +390,15 @@ def _item_changes(node: Node, now: Any) -> Iterator[Change]:
         yield Change("mutation", node.path, node.obj, None, found)
 
 
-def _at(items: dict[Any, Any], key: Any) -> Any:
-    return items.get(key, MISSING)
+def _same_items(before: dict[Any, Any], now: dict[Any, Any]) -> bool:
+    """Whether the same keys in the same order lead to the same values."""
+    keys = all(map(operator.is_, before, now)) or all(map(_unchanged, before, now))
+    return keys and all(map(_unchanged, before.values(), now.values()))
+
+
+def _key(key: Any) -> Any:
+    """A key to find an entry by without running the key's own `__hash__`."""
+    return key if type(key) in KEYS else id(key)
 
 
 def _has_scalar(value: Any, before: tuple[Any, ...]) -> bool:

@@ -37,6 +37,12 @@ def in_classes(classes: Iterable[type], name: str) -> Any:
     return MISSING
 
 
+def module_name(cls: type) -> str:
+    """The name of the module a class says it comes from, the empty string if it says none."""
+    name = cls.__module__
+    return name if isinstance(name, str) else ""
+
+
 def instance_dict(obj: object) -> dict[str, Any] | None:
     """`obj.__dict__` where that is a plain dictionary, else None."""
     try:
@@ -115,7 +121,7 @@ def pick(obj: object, key: Any) -> Any:
             raise KeyError(key)
         return found
     for kind in (list, tuple, deque):
-        if issubclass(cls, kind):
+        if issubclass(cls, kind) and type(key) is int:
             return kind.__getitem__(obj, key)  # type: ignore[type-var]
     if cls is types.MappingProxyType:
         return obj[key]  # type: ignore[index]
@@ -145,7 +151,7 @@ def same_value(a: object, b: object) -> bool:
         return len(a) == len(b) and all(map(same_value, a, b))  # type: ignore[arg-type]
     if cls in SCALARS or cls is range:
         return bool(a == b)
-    if type(cls).__module__ == "builtins" and cls.__module__ == "numpy":
+    if type(cls) is type and module_name(cls) == "numpy":
         return bool(a.tobytes() == b.tobytes())  # type: ignore[attr-defined]
     return False
 
@@ -404,7 +410,7 @@ class _Writer:
 
     def __init__(self, slow: Callable[[Arguments], int]) -> None:
         self.bound: dict[str, Any] = {"slow": slow, "peek": peek, "pick": pick, "size": size}
-        self.bound |= {"PLAIN": frozenset([dict, list, tuple, OrderedDict, deque]), "ABSENT": ABSENT}
+        self.bound |= {"PLAIN": frozenset([dict, list, tuple, OrderedDict, deque]), "GONE": (*ABSENT, ValueError, TypeError)}
         self.bound |= {"holds": Guard.holds}
         self.lines: list[str] = []
         self.count = 0
@@ -507,8 +513,8 @@ class _Writer:
 
     def finish(self) -> Callable[[Arguments], int]:
         body = "".join(f"        {line}\n" for line in self.lines)
-        source = f"def check(a):\n    try:\n{body}        return -1\n    except ABSENT:\n"
-        source += "        return slow(a)\n    except ValueError:\n        return slow(a)\n"
+        source = f"def check(a):\n    try:\n{body}        return -1\n    except GONE:\n"
+        source += "        return slow(a)\n"
         exec(compile(source, "<guards>", "exec"), self.bound)
         return self.bound["check"]  # type: ignore[no-any-return]
 

@@ -21,8 +21,18 @@ from typing import Any, NamedTuple
 from .bytecode import Read
 from .origin import Origin
 from .outer import KEYS, OPEN, Node, Outer, content, items_of, sources
-from .paths import CONTAINERS, MISSING, SCALARS, Guard, Path, hold, in_classes
-from .paths import instance_dict, peek, pick
+from .paths import (
+    CONTAINERS,
+    MISSING,
+    SCALARS,
+    Guard,
+    Path,
+    hold,
+    in_classes,
+    instance_dict,
+    peek,
+    pick,
+)
 from .symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 
 MAX_PLACES = 2_000
@@ -97,7 +107,7 @@ class Reader:
         self.guards: dict[tuple[Path, str], Guard] = {}
         self.tensors: dict[int, list[Path]] = {}  # tensors at the end of a chain that was read
         self.touched: dict[int, Place] = {}
-        self.lines: dict[int, Site] = {}  # where an object was first read
+        self.lines: dict[Any, Site] = {}  # where an object, or its attribute, was first read
         self.advanced: dict[int, tuple[Any, Path, Site]] = {}  # iterators whose state is hidden
         self.returned: dict[int, tuple[types.CodeType, dict[int, Any]]] = {}
         self.waiting: dict[Any, tuple[Read, Env]] = {}
@@ -162,7 +172,7 @@ class Reader:
         name = expr[1]
         if name not in env.globals and self._builtin(env, name) is not MISSING:
             return [Place(self._builtin(env, name))]
-        path, value = self.outer.note_global(env.globals, name)
+        value, path = self.outer.note_global(env.globals, name), Path("global", name, env.globals)
         now = env.globals.get(name, MISSING)
         if now is not value and now is not MISSING and self.outer.nodes.get(id(now)):
             return [Place(value, path), self.by_identity(now)]
@@ -332,7 +342,7 @@ class Reader:
             return now if now or found is MISSING else self._computed(found)
         path = base.path.attr(name)
         if issubclass(type(base.obj), types.ModuleType):
-            return [Place(self.outer.note_global(base.obj.__dict__, name)[1], path)]
+            return [Place(self.outer.note_global(base.obj.__dict__, name, path), path)]
         node, now = self._node(base), self._now(base.obj, name)
         if node is not None and node.attrs is not None and name in node.attrs:
             before = node.attrs[name]
@@ -453,10 +463,18 @@ class Reader:
         use = getattr(self, "_use_" + read.use)
         if read.use not in ("load", "get", "has", "same"):
             places = [self._contents(p) for p in places]
+        self._note_lines(read, env, places)
+        for place in places:
+            use(place, read, env)
+
+    def _note_lines(self, read: Read, env: Env, places: list[Place]) -> None:
+        site = env.site(read.line)
         for place in places:
             if type(place.obj) not in SCALARS and not place.absent:
-                self.lines.setdefault(id(place.obj), env.site(read.line))
-            use(place, read, env)
+                self.lines.setdefault(id(place.obj), site)
+        if read.expr[0] == "attr" and not waits(read.expr):
+            for base in self.evaluate(read.expr[1], env):
+                self.lines.setdefault((id(base.obj), read.expr[2]), site)
 
     def _whole(self, read: Read, env: Env) -> bool:
         """One guard for all of a sequence of scalars that is read element by element."""

@@ -30,14 +30,10 @@ from .symbols import Expr
 
 _GENERATOR = 0x20 | 0x80 | 0x200
 _MUTATORS = frozenset(
-    "append extend insert pop remove clear sort reverse add discard update setdefault popitem "
-    "appendleft extendleft popleft rotate move_to_end difference_update intersection_update "
-    "symmetric_difference_update __setitem__ __delitem__ __iadd__ __ior__ __setattr__".split()
+    ["append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "add", "discard", "update", "setdefault", "popitem", "appendleft", "extendleft", "popleft", "rotate", "move_to_end", "difference_update", "intersection_update", "symmetric_difference_update", "__setitem__", "__delitem__", "__iadd__", "__ior__", "__setattr__"]
 )
 _CLOCKS = (
-    "time time_ns perf_counter perf_counter_ns monotonic monotonic_ns process_time process_time_ns "
-    "thread_time thread_time_ns clock_gettime clock_gettime_ns sleep localtime gmtime ctime asctime "
-    "strftime".split()
+    ["time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns", "thread_time", "thread_time_ns", "clock_gettime", "clock_gettime_ns", "sleep", "localtime", "gmtime", "ctime", "asctime", "strftime"]
 )
 
 
@@ -277,8 +273,8 @@ class Watch:
                 continue
             for place in self._reader.evaluate(write.base, env):
                 obj = place.obj
-                if type(obj) is types.ModuleType and isinstance(write.name, str):
-                    self._outer.note_global(obj.__dict__, write.name)
+                if type(obj) is types.ModuleType and isinstance(write.name, str) and place.path:
+                    self._outer.note_global(obj.__dict__, write.name, place.path.attr(write.name))
                 if type(obj) not in SCALARS:
                     site = env.site(write.line)
                     self._stores.setdefault((write.kind, id(obj), _name(write.name)), site)
@@ -360,6 +356,7 @@ class Watch:
 
     def _changed(self, change: Change) -> None:
         path = _change_path(change)
+        kind = "attribute" if change.kind == "global" and change.path.steps else change.kind
         site, method = self._blame(change)
         leaked = any(self._traced(value, 3) for value in change.found)
         if leaked:
@@ -370,15 +367,14 @@ class Watch:
             "nonlocal": f"the variable `{path}` of an enclosing function was written",
             "attribute": f"`{path}` was written",
             "iterator": f"the iterator `{path}` was advanced",
-        }.get(change.kind, f"the state of `{path}` was used")
-        if change.kind == "mutation":
-            kind = type(change.obj).__name__
+        }.get(kind, f"the state of `{path}` was used")
+        if kind == "mutation":
             name = change.path.notation
             by = f"`{name}.{method}(...)` changes" if method else "an assignment changes"
-            text = f"{by} the {kind} `{name}`"
-        known = change.kind == "iterator" and any(e.path == path for e in self._effects.values())
+            text = f"{by} the {type(change.obj).__name__} `{name}`"
+        known = kind == "iterator" and any(e.path == path for e in self._effects.values())
         if not known:
-            self._effect(change.kind, path, site, text)
+            self._effect(kind, path, site, text)
 
     def _blame(self, change: Change) -> tuple[Site, str | None]:
         """The line that made a change, and the method it called."""
@@ -395,7 +391,9 @@ class Watch:
                     site = self._stores.get((how, target, name))
                     if site is not None and (target is not None or name is not None):
                         return site, None
-        return self._reader.lines.get(id(obj)) or self._stores.get((kind[0], None, None)) or self._start(), None
+        lines = self._reader.lines
+        near = lines.get((id(obj), change.key)) or lines.get(id(obj))
+        return near or self._stores.get((kind[0], None, None)) or self._start(), None
 
     def _traced(self, value: Any, depth: int) -> bool:
         """Whether a traced tensor is reachable from something put into an outer object."""
@@ -487,7 +485,7 @@ def _split(
 def _global_states() -> dict[str, object]:
     """The states of Python's and NumPy's global random generators."""
     states: dict[str, object] = {"random": random.getstate()}
-    numpy_random = sys.modules.get("numpy.random")
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
     if numpy_random is not None:
         kind, keys, *rest = numpy_random.get_state()
         states["np.random"] = (kind, keys.tobytes(), *rest)
