@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self, final
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.errors import DTypeError, ShapeError, TraceError
-from stagekit.op import Cell, Interpreter, Op, Over, _current, current, using, weak_type
+from stagekit.op import Cell, Interpreter, Op, Over, Overlay, _current, current, using, weak_type
 from stagekit.ops import asarray, stop_gradient
 from stagekit.source import Location, attributed, here
 from stagekit.tensor import Tensor, Variable
@@ -948,27 +948,6 @@ class _Spy(Over):
 
 
 @final
-class _Substitute(Over):
-    """Reads given values in place of what certain cells hold now."""
-
-    def __init__(self, below: Interpreter, cells: Sequence[Any], tensors: Sequence[Any]) -> None:
-        super().__init__(below)
-        self.stand_in = {id(cell): t for cell, t in zip(cells, tensors, strict=True)}
-
-    def read(self, cell: Any) -> Any:
-        return self.below.read(self.stand_in.get(id(cell), cell))
-
-    def shape(self, cell: Any) -> tuple[Any, ...]:
-        return self.below.shape(self.stand_in.get(id(cell), cell))
-
-    def write(self, cell: Any, value: Any) -> None:
-        self.stand_in[id(cell)] = Tensor(value)
-
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        return self.below.apply(op, tuple([self.stand_in.get(id(a), a) for a in args]), attrs)
-
-
-@final
 class _Recompute(_Rule):
     """Differentiates by running the function again, on operands behind barriers."""
 
@@ -980,7 +959,7 @@ class _Recompute(_Rule):
     def _again(self, *tensors: Any) -> Any:
         own = len(self.tensors)
         args, kwargs = self.rebuild(tensors[:own])
-        with using(_Substitute(current(), self.cells, tensors[own:])):
+        with using(Overlay(current(), self.cells, tensors[own:])):
             return self.fn(*args, **kwargs)
 
     def pull(self, ct: Any, index: int, xs: Sequence[Any]) -> list[Any]:

@@ -58,6 +58,10 @@ class Interpreter(ABC):
         """Anything array-like (list, NumPy array or scalar) as a tensor."""
 
     @abstractmethod
+    def literal(self, array: Any) -> Any:
+        """An array that never changes, a constant of a graph, as a tensor."""
+
+    @abstractmethod
     def read(self, cell: Any) -> Any:
         """The value a cell holds now, as this interpreter sees it."""
 
@@ -265,6 +269,9 @@ class Over(Interpreter):
     def lift(self, obj: Any) -> Any:
         return self.below.lift(obj)
 
+    def literal(self, array: Any) -> Any:
+        return self.below.literal(array)
+
     def read(self, cell: Any) -> Any:
         return self.below.read(cell)
 
@@ -276,3 +283,30 @@ class Over(Interpreter):
 
     def shape(self, cell: Any) -> tuple[Any, ...]:
         return self.below.shape(cell)
+
+
+class Overlay(Over):
+    """Reads and writes of some cells go to tensors of its own, and the cells stay as they are."""
+
+    def __init__(self, below: Interpreter, cells: Sequence[Any] = (), stand_ins: Sequence[Any] = ()):
+        super().__init__(below)
+        self.cells = {id(c): (c, t) for c, t in zip(cells, stand_ins, strict=True)}
+
+    def _seen(self, cell: Any) -> Any:
+        pair = self.cells.get(id(cell))
+        return cell if pair is None else pair[1]
+
+    def read(self, cell: Any) -> Any:
+        return self.below.read(self._seen(cell))
+
+    def write(self, cell: Any, value: Any) -> None:
+        self.cells[id(cell)] = (cell, Cell(value))
+
+    def shape(self, cell: Any) -> tuple[Any, ...]:
+        return self.below.shape(self._seen(cell))
+
+    def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
+        return self.below.leave(self._seen(cell), why)
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        return self.below.apply(op, tuple([self._seen(a) for a in args]), attrs)

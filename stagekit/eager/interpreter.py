@@ -1,55 +1,19 @@
-"""`Eager`: run the op's NumPy evaluation, and only if it raises, the type rule that words the error.
-
-NumPy's warnings are off inside an op and untouched outside: evaluations run in a context of their own.
-"""
+"""`Eager`: run the op's NumPy evaluation, and only if it raises, the type rule that words the error."""
 
 from __future__ import annotations
 
-import contextvars
-import threading
-from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
-from stagekit.errors import (
-    BoundsError,
-    CheckError,
-    DTypeError,
-    ShapeError,
-    StagekitError,
-)
+from stagekit.errors import DTypeError, ShapeError, StagekitError
+from stagekit.evaluation import FAILURES, explain, quiet, quietly, scalar, spring, type_of
 from stagekit.op import Cell, Interpreter, Op, current, install
 from stagekit.settings import config
 from stagekit.source import here
 from stagekit.symbolic import Number
 from stagekit.tensor import Tensor
-from stagekit.types import DType, TensorType, dtype
-
-_RAISED = (ValueError, TypeError, IndexError, OverflowError, ArithmeticError, MemoryError)
-
-
-class _Quiet(threading.local):
-    """A thread's context in which NumPy's floating-point warnings are off."""
-
-    def __init__(self) -> None:
-        context = contextvars.copy_context()
-        context.run(np.seterr, all="ignore")
-        self.run = context.run
-
-
-_quiet = _Quiet()
-
-
-def quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call with NumPy's warnings off; also right where a finalizer calls it within a call."""
-    try:
-        return _quiet.run(function, *args, **kwargs)
-    except RuntimeError as error:
-        if "cannot enter context" not in str(error):
-            raise
-        with np.errstate(all="ignore"):
-            return function(*args, **kwargs)
+from stagekit.types import DType, dtype
 
 
 @final
@@ -61,8 +25,8 @@ class Eager(Interpreter):
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Tensor:
         try:
-            out = _quiet.run(op.numpy, *[a._value for a in args], **attrs)
-        except (*_RAISED, RuntimeError) as error:
+            out = quiet.run(op.numpy, *[a._value for a in args], **attrs)
+        except (*FAILURES, RuntimeError) as error:
             out = self._again(op, args, attrs, error)
         if type(out) is not np.ndarray:
             out = np.asarray(out)
@@ -83,6 +47,9 @@ class Eager(Interpreter):
     def lift(self, obj: Any) -> Tensor:
         return obj if isinstance(obj, Tensor) else Tensor(as_array(obj))
 
+    def literal(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return Tensor(array)
+
     def read(self, cell: Any) -> Any:
         value = cell._value
         if type(value) is not np.ndarray:
@@ -100,47 +67,6 @@ class Eager(Interpreter):
     def shape(self, cell: Any) -> tuple[Any, ...]:
         shape: tuple[Any, ...] = cell._value.shape
         return shape
-
-
-def type_of(array: np.ndarray[Any, Any]) -> TensorType:
-    return TensorType(dtype(array.dtype), array.shape)
-
-
-def explain(op: Op, types: list[TensorType], attrs: dict[str, Any], error: Exception) -> Exception:
-    """The contract's error for an evaluation that raised: the evaluation's own, or the type rule's."""
-    if isinstance(error, StagekitError):
-        return error.located(here())
-    try:
-        op.infer(*types, **attrs)
-    except StagekitError as known:
-        return known.located(here())
-    if isinstance(error, MemoryError):
-        return error
-    listed = ", ".join(map(str, types))
-    kind = {IndexError: BoundsError, TypeError: DTypeError}.get(type(error), ShapeError)
-    return kind(f"{op.name}: {error} (operands {listed})").located(here())
-
-
-def spring(trap: str, op: Op, out: np.ndarray[Any, Any]) -> None:
-    """Raise CheckError where the trap `"nan"` is set and the result holds one."""
-    if trap == "nan" and out.dtype.kind == "f" and bool(np.isnan(out).any()):
-        raise CheckError(
-            f"{op.name}: the result holds NaN", fix="look at its operands, or unset sk.config.trap"
-        ).located(here())
-
-
-def scalar(value: Any, target: DType) -> np.ndarray[Any, Any]:
-    """A Python scalar as a 0-d array; an integer outside the type's range is refused."""
-    if isinstance(value, Number):
-        value.facts.require_open()
-        value = value.value
-    try:
-        array = np.array(value, target.numpy)
-    except OverflowError:
-        raise DTypeError(
-            f"Python integer {value} is out of bounds for {target}", fix="cast the tensor first"
-        ).located(here()) from None
-    return array
 
 
 def as_array(obj: Any) -> np.ndarray[Any, Any]:

@@ -1,0 +1,212 @@
+"""`Plan`: a graph made ready to run on arrays: a list of steps, buffers dropped at their last use.
+
+Also `Cost`: operations, bytes moved and peak bytes, from the same order and lifetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stagekit.evaluation import FAILURES, Array, explain, quietly, spring, type_of
+from stagekit.graph import Graph
+from stagekit.node import Node, attribute_names
+from stagekit.settings import config
+from stagekit.symbolic import Expr, Formula, evaluate
+
+Env = Mapping[str, Any]
+
+
+class Step(NamedTuple):
+    """One evaluation: slots of operands and result, attributes, slots that are free afterwards."""
+
+    node: Node
+    function: Callable[..., Any]
+    operands: tuple[int, ...]
+    result: int
+    attrs: dict[str, Any]
+    symbolic: bool
+    free: tuple[int, ...]
+
+
+def concrete(value: Any, env: Env) -> Any:
+    """An attribute with its expressions evaluated.
+
+    >>> concrete((Expr.named("n"), 3), {"n": 5})
+    (5, 3)
+    """
+    if isinstance(value, (Expr, Formula)):
+        return evaluate(value, env)
+    return tuple(concrete(v, env) for v in value) if type(value) is tuple else value
+
+
+class Plan:
+    """The steps of a graph in the order of the trace; `plan(arrays, env)` gives the outputs.
+
+    `env` gives each symbolic name its value. Errors name the line that made the node.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        slots = {node: k for k, node in enumerate(graph.inputs)}
+        ops = []
+        self._template: list[Any] = [None] * len(graph.inputs)
+        for node in graph.nodes:
+            slots[node] = len(self._template)
+            self._template.append(node.constant)
+            if node.op is not None:
+                ops.append(node)
+        self._outputs = tuple(slots[node] for node in graph.outputs)
+        last = _last_uses(ops, graph.outputs)
+        self.steps = tuple(_step(node, slots, last) for node in ops)
+
+    def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+        return quietly(self._run, arrays, env)  # type: ignore[no-any-return]
+
+    def _run(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+        values = self._template.copy()
+        values[: len(arrays)] = arrays
+        trap = config.trap
+        for step in self.steps:
+            node, function, operands, result, attrs, symbolic, free = step
+            if symbolic:
+                attrs = {key: concrete(value, env) for key, value in attrs.items()}
+            taken = [values[k] for k in operands]
+            try:
+                out = function(*taken, **attrs)
+            except FAILURES as error:
+                raise self._explained(node, taken, attrs, error) from None
+            values[result] = out if type(out) is np.ndarray else np.asarray(out)
+            if trap is not None:
+                assert node.op is not None
+                spring(trap, node.op, values[result], self.graph.line(node))
+            for k in free:
+                values[k] = None
+        return [values[k] for k in self._outputs]
+
+    def _explained(self, node: Node, arrays: list[Array], attrs: Any, error: Exception) -> Exception:
+        assert node.op is not None
+        types = [type_of(array) for array in arrays]
+        return explain(node.op, types, attrs, error, self.graph.line(node))
+
+    def __str__(self) -> str:
+        lines = [f"plan {self.graph.name}: {len(self.steps)} steps on NumPy"]
+        for step in self.steps:
+            assert step.node.op is not None
+            freed = f"  free {', '.join(f's{k}' for k in step.free)}" if step.free else ""
+            operands = ", ".join(f"s{k}" for k in step.operands)
+            lines.append(f"  s{step.result} = {step.node.op.name}({operands}){freed}")
+        return "\n".join([*lines, f"  return {', '.join(f's{k}' for k in self._outputs)}"])
+
+
+def _last_uses(ops: Sequence[Node], outputs: Sequence[Node]) -> dict[Node, list[Node]]:
+    """For each op the nodes that nothing needs after it."""
+    last: dict[Node, Node] = {}
+    for node in ops:
+        last[node] = node
+        for operand in node.inputs:
+            last[operand] = node
+    kept = set(outputs)
+    freed: dict[Node, list[Node]] = {}
+    for node, user in last.items():
+        if node not in kept and node.constant is None:
+            freed.setdefault(user, []).append(node)
+    return freed
+
+
+def _step(node: Node, slots: Mapping[Node, int], last: Mapping[Node, list[Node]]) -> Step:
+    assert node.op is not None
+    attrs = dict(node.attrs)
+    return Step(
+        node,
+        node.op.numpy,
+        tuple(slots[operand] for operand in node.inputs),
+        slots[node],
+        attrs,
+        bool(attribute_names(tuple(attrs.values()))),
+        tuple(slots[dead] for dead in last.get(node, ())),
+    )
+
+
+# ----- cost ---------------------------------------------------------------------------------------
+
+_VIEWS = frozenset(
+    "reshape permute slice flip broadcast_to alias barrier stop_gradient custom".split()
+)
+
+
+class Cost(NamedTuple):
+    """An estimate: arithmetic operations, bytes read and written, peak bytes beside the arguments."""
+
+    flops: int
+    bytes: int
+    peak_bytes: int
+
+
+def cost(graph: Graph, env: Env) -> Cost:
+    """The cost of one run for given sizes. A view (reshape, slice ...) shares its operand's bytes."""
+    sizes = {n: _bytes(n, env) for n in (*graph.inputs, *graph.nodes)}
+    ops = [node for node in graph.nodes if node.op is not None]
+    flops = sum(_flops(node, env) for node in ops)
+    moved = sum(
+        0 if _is_view(node) else sizes[node] + sum(sizes[x] for x in node.inputs) for node in ops
+    )
+    return Cost(flops, moved, _peak(graph, ops, sizes))
+
+
+def _is_view(node: Node) -> bool:
+    return node.op is not None and node.op.name in _VIEWS
+
+
+def _owner(node: Node) -> Node:
+    while _is_view(node):
+        node = node.inputs[0]
+    return node
+
+
+def _peak(graph: Graph, ops: Sequence[Node], sizes: Mapping[Node, int]) -> int:
+    """The most bytes alive at once; a buffer dies after the last use of it or of a view of it."""
+    last: dict[Node, int] = {}
+    for k, node in enumerate(ops):
+        for x in (node, *node.inputs):
+            last[_owner(x)] = k
+    for out in graph.outputs:
+        last[_owner(out)] = len(ops)
+    dying: dict[int, list[Node]] = {}
+    for node, k in last.items():
+        dying.setdefault(k, []).append(node)
+    inputs = set(graph.inputs)
+    alive = peak = 0
+    for k, node in enumerate(ops):
+        alive += 0 if _is_view(node) else sizes[node]
+        peak = max(peak, alive)
+        alive -= sum(
+            sizes[dead] for dead in dying.get(k, ()) if dead not in inputs and dead.constant is None
+        )
+    return peak
+
+
+def _elements(node: Node, env: Env) -> int:
+    total = 1
+    for size in concrete(node.type.shape, env):
+        total *= size
+    return total
+
+
+def _bytes(node: Node, env: Env) -> int:
+    return _elements(node, env) * node.type.dtype.itemsize
+
+
+def _flops(node: Node, env: Env) -> int:
+    """2 n m k for a product of matrices, one an operand element for a fold, one an element else."""
+    assert node.op is not None
+    if _is_view(node):
+        return 0
+    if node.op.name == "matmul":
+        (inner,) = concrete(node.inputs[0].type.shape[-1:], env)
+        return 2 * int(inner) * _elements(node, env)
+    if node.op.family == "reduction":
+        return _elements(node.inputs[0], env)
+    return _elements(node, env) if node.op.family == "elementwise" else 0

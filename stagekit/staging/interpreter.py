@@ -1,0 +1,312 @@
+"""`Staging`: ops make graph nodes, and run at once as well where there are values (concolic).
+
+Tensors from outside are bound to inputs when first read; writes to them wait for the commit.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from stagekit.errors import DataDependentError, LeakedTensorError, StagekitError
+from stagekit.eager.interpreter import as_array
+from stagekit.evaluation import FAILURES, Array, explain, present, quietly, scalar, spring
+from stagekit.node import Interned, Node
+from stagekit.op import OPS, Interpreter, Op
+from stagekit.settings import config
+from stagekit.source import Location, here
+from stagekit.symbolic import Dim, Expr, Facts, Number, strip
+from stagekit.tensor import Tensor
+from stagekit.types import DType, TensorType, dtype
+
+
+class Traced:
+    """A value of a trace: its node, its type, and the array it is now, where there is one."""
+
+    __slots__ = ("__weakref__", "array", "dtype", "line", "node", "shape", "trace", "type")
+
+    def __init__(self, trace: Staging, node: Node, type: TensorType, array: Array | None) -> None:
+        self.trace, self.node, self.type, self.array = trace, node, type, array
+        self.dtype, self.shape = type.dtype.numpy, type.shape
+        self.line = trace.line
+
+    def leaked(self) -> LeakedTensorError:
+        """The error for using this value after, or outside of, its trace."""
+        made = f" made at {self.line}" if self.line else ""
+        return LeakedTensorError(
+            f"a traced tensor ({self.type.stripped()}){made} is used outside of its trace",
+            fix="return it from the staged function, or keep it in a Variable",
+        )
+
+
+class Capture(NamedTuple):
+    """A tensor, Variable or array from outside, bound to an input when the trace first read it."""
+
+    cell: Any  # the Tensor itself, or an ndarray
+    value: Traced
+    line: Location | None
+
+
+class Left(NamedTuple):
+    """A value that left the trace to Python: why, and the user's line."""
+
+    why: str
+    line: Location | None
+
+
+@dataclass(eq=False)
+class Constant:
+    """An array that NumPy computed during the trace."""
+
+    shape: tuple[int, ...]
+    nbytes: int
+    line: Location | None
+
+
+@final
+class Staging(Interpreter):
+    """The base interpreter of a trace.
+
+    `sizes(name, shape)` says how an outer tensor's sizes are known: ints, or `Dim`s. `outer(array)`
+    says whether an array was there before the trace (else NumPy computed it just now).
+    """
+
+    traces = True
+
+    def __init__(
+        self,
+        *,
+        concolic: bool,
+        control: str,
+        facts: Facts,
+        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]],
+        path_of: Callable[[Any], Any],
+    ) -> None:
+        self.base = self.below = self
+        self.concolic, self.control, self.facts = concolic, control, facts
+        self.sizes, self.path_of = sizes, path_of
+        self.interned = Interned()
+        self.inputs: list[Node] = []
+        self.captures: list[Capture] = []
+        self.constants: list[Constant] = []
+        self.written: dict[int, Any] = {}
+        self.left: Left | None = None
+        self.closed = False
+        self.line: Location | None = None
+        self.lines: dict[Node, tuple[Location, ...]] = {}
+        self.checks: list[Node] = []
+        self._cells: dict[int, tuple[Any, Traced]] = {}
+        self._arrays: dict[int, tuple[Any, Traced]] = {}
+        self._names: set[str] = set()
+        self._serial = 0
+        self.made: list[weakref.ref[Any]] = []
+
+    # ----- inputs
+
+    def bind(self, cell: Any, name: str, shape: tuple[Any, ...], array: Array | None) -> Traced:
+        """A new input of the graph for what `cell` holds now."""
+        kind = dtype(cell.dtype)
+        type = TensorType(kind, shape)
+        node = self.interned.input(self._unique(name), type)
+        self.inputs.append(node)
+        self.line = here()
+        value = Traced(self, node, type, array)
+        self._cells[id(cell)] = (cell, value)
+        return value
+
+    def _unique(self, name: str) -> str:
+        base = re.sub(r"\W+", "_", name).strip("_") or "input"
+        base = f"v{base}" if base[0].isdigit() else base
+        found, k = base, 1
+        while found in self._names:
+            k += 1
+            found = f"{base}_{k}"
+        self._names.add(found)
+        return found
+
+    def _capture(self, cell: Any, array: Array) -> Traced:
+        path = self.path_of(cell)
+        name = str(path) if path is not None else "held"
+        shape = self.sizes(cell, name, array.shape)
+        value = self.bind(cell, name, shape, array if self.concolic else None)
+        self.captures.append(Capture(cell, value, self.line))
+        return value
+
+    # ----- Interpreter
+
+    def read(self, cell: Any) -> Traced:
+        value = cell._value
+        if type(value) is Traced:
+            if value.trace is not self or self.closed:
+                raise value.leaked().located(here())
+            return value
+        known = self._cells.get(id(cell))
+        return known[1] if known is not None else self._capture(cell, value)
+
+    def write(self, cell: Any, value: Traced) -> None:
+        if type(cell._value) is Traced:
+            cell._value = value
+            return
+        self.read(cell)
+        self._cells[id(cell)] = (cell, value)
+        self.written[id(cell)] = cell
+
+    def shape(self, cell: Any) -> tuple[Any, ...]:
+        return self.read(cell).shape
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Tensor:
+        operands = [self.read(a) for a in args]
+        self.line = here()
+        types = [operand.type for operand in operands]
+        try:
+            type_ = op.infer(*types, **attrs)
+        except StagekitError as error:
+            raise error.located(self.line) from None
+        array = self._evaluated(op, operands, types, attrs)
+        if op.transparent:
+            node = operands[0].node
+        else:
+            node = self.interned.apply(op, tuple(x.node for x in operands), attrs, type_)
+            self._noted(node)
+            if op.checks:
+                self.checks.append(node)
+        return self._tensor(node, type_, array)
+
+    def _evaluated(
+        self, op: Op, operands: Sequence[Traced], types: list[TensorType], attrs: dict[str, Any]
+    ) -> Array | None:
+        if not self.concolic:
+            return None
+        arrays = [operand.array for operand in operands]
+        now = {key: present(value) for key, value in attrs.items()}
+        try:
+            out = quietly(op.numpy, *arrays, **now)
+        except FAILURES as error:
+            raise explain(op, types, attrs, error, self.line) from None
+        array: Array = out if type(out) is np.ndarray else np.asarray(out)
+        if config.trap is not None:
+            spring(config.trap, op, array, self.line)
+        return array
+
+    def _noted(self, node: Node) -> None:
+        line, known = self.line, self.lines.get(node, ())
+        if line is not None and line not in known and len(known) < 4:
+            self.lines[node] = (*known, line)
+
+    def _tensor(self, node: Node, type_: TensorType, array: Array | None) -> Tensor:
+        tensor = Tensor(Traced(self, node, type_, array))
+        self.made.append(weakref.ref(tensor))
+        return tensor
+
+    def constant(self, value: Any, dtype: DType) -> Tensor:
+        self.line = here()
+        array = scalar(value, dtype)
+        if isinstance(value, Number):
+            expr = strip(value)
+            if not isinstance(expr, (int, float)):
+                type_ = TensorType(dtype, ())
+                node = self.interned.apply(OPS["number"], (), {"expr": value, "dtype": dtype}, type_)
+                self._noted(node)
+                return self._tensor(node, type_, array if self.concolic else None)
+        return self.literal(array)
+
+    def literal(self, array: Array) -> Tensor:
+        type_ = TensorType(dtype(array.dtype), array.shape)
+        node = self.interned.constant(array, type_)
+        return self._tensor(node, type_, array if self.concolic else None)
+
+    def lift(self, obj: Any) -> Tensor:
+        if isinstance(obj, Tensor):
+            return obj
+        if isinstance(obj, Number):
+            return self.constant(obj, dtype(obj.weak))
+        if isinstance(obj, (np.ndarray, np.generic)):
+            return self._lift_array(obj)
+        return self.literal(as_array(obj))
+
+    def _lift_array(self, obj: Any) -> Tensor:
+        known = self._arrays.get(id(obj))
+        if known is None and self.path_of(obj) is not None:
+            known = self._arrays[id(obj)] = (obj, self._capture(obj, as_array(obj)))
+        if known is not None:
+            value = known[1]
+            return self._tensor(value.node, value.type, value.array)
+        array = as_array(obj)
+        if array.ndim:
+            self.constants.append(Constant(array.shape, array.nbytes, here()))
+        return self.literal(array)
+
+    def serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def leave(self, cell: Any, why: str) -> Array:
+        """The elements, if the trace has them; the call then goes on eagerly."""
+        value, line = self.read(cell), here()
+        if value.array is None or self.control == "error":
+            raise DataDependentError(
+                f"{why} needs the value of a traced tensor ({value.type.stripped()})",
+                fix="use where(...), or keep the branch out of the staged function",
+            ).located(line)
+        if self.left is None:
+            self.left = Left(why, line)
+        view: Array = value.array.view()
+        view.flags.writeable = False
+        return view
+
+    # ----- the end of a trace
+
+    def now(self, cell: Any) -> Array:
+        """The array that a cell holds at this point."""
+        array = self.read(cell).array
+        assert array is not None, "a trace without values has no arrays"
+        return array
+
+    def settle(self) -> None:
+        """Give tensors of this trace that live on the arrays they hold: the call counts as eager."""
+        for ref in self.made:
+            tensor = ref()
+            if tensor is not None and type(tensor._value) is Traced:
+                tensor._value = _own(tensor._value.array)
+
+    def commit(self) -> None:
+        """Put the values written into the outer cells."""
+        for key, cell in self.written.items():
+            cell._value = _own(self._cells[key][1].array)
+
+    def close(self) -> None:
+        """No value of this trace may be used from now on."""
+        self.closed = True
+        self.facts.closed = True
+
+
+def _own(array: Any) -> Array:
+    """The same buffer as a value of its own: a tape knows values by identity."""
+    view: Array = array.view()
+    return view
+
+
+def symbolic_shape(names: Sequence[Any], shape: tuple[int, ...], facts: Facts) -> tuple[Any, ...]:
+    """Sizes of an input: a name makes a `Dim` of the size now, an int stays."""
+    return tuple(
+        Dim(Expr.named(name), size, facts) if isinstance(name, str) else size
+        for name, size in zip(names, shape, strict=True)
+    )
+
+
+def is_cell(obj: Any) -> bool:
+    """What a trace binds by path: tensors, Variables, NumPy arrays and scalars."""
+    return isinstance(obj, (Tensor, np.ndarray, np.generic))
+
+
+def is_traced(obj: Any) -> bool:
+    """What must not outlive a trace unseen: its tensors and numbers."""
+    if isinstance(obj, Tensor):
+        return type(obj._value) is Traced
+    return isinstance(obj, Number)
+

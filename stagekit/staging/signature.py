@@ -1,0 +1,348 @@
+"""What a call looks like to the cache: `Call`, and `Pattern`, the calls that one trace is right for.
+
+Structure, data types and other objects are compared as they are; sizes and numbers are compared by
+value at first, and become symbolic at the second value seen.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stagekit import tree
+from stagekit.eager.interpreter import as_array
+from stagekit.symbolic import same
+from stagekit.tensor import Tensor, Variable
+from stagekit.types import SHORT, dtype
+
+Arguments = Mapping[str, Any]
+
+# ----- binding ------------------------------------------------------------------------------------
+
+
+class Binding(NamedTuple):
+    """How calls of a function become a mapping of its parameters, and back."""
+
+    bind: Callable[..., dict[str, Any]]
+    call: Callable[[Callable[..., Any], Arguments], Any]
+    names: tuple[str, ...]
+
+
+def binding(fn: Callable[..., Any]) -> Binding:
+    """Compile the signature of `fn` into a binder: as fast as a call, with Python's own errors.
+
+    >>> b = binding(lambda x, *rest, k=1: (x, rest, k))
+    >>> b.bind(1, 2, k=3)
+    {'x': 1, 'rest': (2,), 'k': 3}
+    """
+    parameters = list(inspect.signature(fn).parameters.values())
+    scope: dict[str, Any] = {}
+    declared, passed = [], []
+    for k, p in enumerate(parameters):
+        star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        default = ""
+        if p.default is not p.empty:
+            scope[f"_default{k}"] = p.default
+            default = f"=_default{k}"
+        if p.kind is p.KEYWORD_ONLY and not any(q.startswith("*") for q in declared):
+            declared.append("*")
+        declared.append(f"{star}{p.name}{default}")
+        keyword = f"{p.name}=" if p.kind is p.KEYWORD_ONLY else star
+        passed.append(f"{keyword}_m[{p.name!r}]")
+        following = parameters[k + 1].kind if k + 1 < len(parameters) else None
+        if p.kind is p.POSITIONAL_ONLY and following is not p.POSITIONAL_ONLY:
+            declared.append("/")
+    names = tuple(p.name for p in parameters)
+    items = ", ".join(f"{name!r}: {name}" for name in names)
+    source = f"def bind({', '.join(declared)}):\n    return {{{items}}}\n"
+    source += f"def call(_fn, _m):\n    return _fn({', '.join(passed)})\n"
+    exec(compile(source, "<stagekit signature>", "exec"), scope)
+    bind = scope["bind"]
+    bind.__name__ = getattr(fn, "__name__", "function")
+    bind.__qualname__ = getattr(fn, "__qualname__", bind.__name__)
+    return Binding(bind, scope["call"], names)
+
+
+# ----- calls --------------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """A call taken apart: a hashable key, and the tensors, sizes and numbers beside it."""
+
+    key: tuple[Any, ...]
+    cells: list[Any]
+    shapes: tuple[tuple[int, ...], ...]
+    numbers: tuple[Any, ...]
+    arguments: dict[str, Any]
+
+
+_PLAIN = frozenset((bool, str, bytes, type(None)))
+
+
+def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) -> Call:
+    """The call with these arguments; NumPy arrays among them become tensors.
+
+    Raises TypeError naming the path of a leaf that cannot be hashed.
+    """
+    key: list[Any] = [ambient]
+    cells: list[Any] = []
+    shapes: list[Any] = []
+    numbers: list[Any] = []
+    for name, value in arguments.items():
+        if name in static:
+            key.append((type(value), _static_key(value, name)))
+            continue
+        kind = type(value)
+        if kind is Tensor or kind is Variable:
+            leaves: Sequence[Any] = (value,)
+        elif kind is float or kind is int:
+            key.append(kind)
+            numbers.append(value)
+            continue
+        else:
+            leaves, spec = tree.flatten(value)
+            key.append(spec)
+            renewed = [Tensor(as_array(x)) if _is_array(x) else x for x in leaves]
+            if any(a is not b for a, b in zip(leaves, renewed, strict=True)):
+                leaves, arguments = renewed, {**arguments, name: tree.unflatten(spec, renewed)}
+        for position, leaf in enumerate(leaves):
+            kind = type(leaf)
+            if kind is Tensor or kind is Variable:
+                array = leaf._value
+                cells.append(leaf)
+                shapes.append(array.shape)
+                key += (kind, array.dtype, len(array.shape))
+            elif kind is float or kind is int:
+                key.append(kind)
+                numbers.append(leaf)
+            elif kind in _PLAIN:
+                key.append((kind, leaf))
+            else:
+                key.append((kind, _static_key(leaf, name, position, arguments)))
+    if len(cells) > 1:
+        places: dict[int, int] = {}
+        key.append(tuple([places.setdefault(id(cell), k) for k, cell in enumerate(cells)]))
+    return Call(tuple(key), cells, tuple(shapes), tuple(numbers), arguments)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (np.ndarray, np.generic))
+
+
+def _static_key(leaf: Any, name: str, position: int = 0, arguments: Arguments | None = None) -> Any:
+    """An object as a key: by value where it defines one, else by identity, held weakly."""
+    if type(leaf).__hash__ is object.__hash__ or inspect.isfunction(leaf):
+        try:
+            return weakref.ref(leaf)
+        except TypeError:
+            return _Identity(leaf)
+    if isinstance(leaf, float):
+        return float, leaf.hex()
+    try:
+        hash(leaf)
+    except TypeError:
+        path = name
+        if arguments is not None:
+            path = tree.paths(tree.flatten(arguments[name])[1], name)[position]
+        raise TypeError(
+            f"{path} is a {type(leaf).__name__}, which cannot be hashed and so keys no trace\n"
+            "  fix: pass a tuple, a tensor, or a hashable object, or register it as a pytree"
+        ) from None
+    return leaf
+
+
+class _Identity:
+    """An object compared by identity that cannot be held weakly."""
+
+    __slots__ = ("obj",)
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.obj is self.obj
+
+    def __hash__(self) -> int:
+        return id(self.obj)
+
+
+# ----- leaves with their paths --------------------------------------------------------------------
+
+
+class Leaf(NamedTuple):
+    """One leaf of a call as `explain()` and the names of inputs see it."""
+
+    path: str
+    kind: str  # "tensor", "number", "static"
+    value: Any  # TensorType text parts, the number, or the object
+
+
+class TensorLeaf(NamedTuple):
+    """A tensor leaf: its kind of cell, data type and sizes."""
+
+    cell: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        sizes = ",".join(map(str, self.shape))
+        variable = "Variable " if self.cell == "Variable" else ""
+        return f"{variable}{SHORT[self.dtype]}[{sizes}]"
+
+
+def leaves_of(arguments: Arguments, static: frozenset[str]) -> list[Leaf]:
+    """Every leaf with the path by which the user knows it, in the order of `take_apart`."""
+    found = []
+    for name, value in arguments.items():
+        if name in static:
+            found.append(Leaf(name, "static", _described(value)))
+            continue
+        flat, spec = tree.flatten(value)
+        for path, leaf in zip(tree.paths(spec, name), flat, strict=True):
+            found.append(_leaf(path, leaf))
+    return found
+
+
+def _leaf(path: str, leaf: Any) -> Leaf:
+    if isinstance(leaf, Tensor):
+        array = leaf._value
+        kind = TensorLeaf(type(leaf).__name__, dtype(array.dtype).name, tuple(array.shape))
+        return Leaf(path, "tensor", kind)
+    if type(leaf) in (int, float):
+        return Leaf(path, "number", leaf)
+    return Leaf(path, "static", _described(leaf))
+
+
+class Described(NamedTuple):
+    """A static object without holding it: its identity or value, and how it prints."""
+
+    identity: Any
+    text: str
+    type: str
+
+
+def _described(value: Any) -> Described:
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, (int, float, tuple)):
+        return Described(value, repr(value), kind.__name__)
+    name = getattr(value, "__qualname__", None)
+    return Described(id(value), name or f"<{kind.__name__}>", kind.__name__)
+
+
+# ----- patterns -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The sizes and numbers that one trace is right for: plain where fixed, a name where symbolic."""
+
+    shapes: tuple[tuple[int | str, ...], ...]
+    numbers: tuple[Any, ...]  # a plain number, or a `Name`
+
+    @property
+    def symbolic(self) -> bool:
+        names = any(isinstance(n, str) for shape in self.shapes for n in shape)
+        return names or any(isinstance(n, Name) for n in self.numbers)
+
+    def bind(self, shapes: Sequence[tuple[int, ...]], numbers: Sequence[Any]) -> Any:
+        """The values of the names for a call, None where it does not fit."""
+        env: dict[str, Any] = {}
+        for wanted, sizes in zip(self.shapes, shapes, strict=True):
+            if wanted == sizes:
+                continue
+            if not bind_shape(wanted, sizes, env):
+                return None
+        for wanted_number, value in zip(self.numbers, numbers, strict=True):
+            if type(wanted_number) is Name:
+                env[wanted_number.name] = value
+            elif not same(wanted_number, value):
+                return None
+        return env
+
+
+class Name(NamedTuple):
+    """A symbolic number in a pattern."""
+
+    name: str
+
+
+def bind_shape(wanted: Sequence[Any], sizes: Sequence[int], env: dict[str, Any]) -> bool:
+    """Match sizes against ints and names, giving each new name its size."""
+    if len(wanted) != len(sizes):
+        return False
+    for want, size in zip(wanted, sizes, strict=True):
+        if want.__class__ is int:
+            if want != size:
+                return False
+        elif env.setdefault(want, size) != size:
+            return False
+    return True
+
+
+def generalize(
+    call: Call, seen: Sequence[Pattern], fixed: frozenset[str], names: Names, dynamic: str | bool
+) -> Pattern:
+    """The pattern for a new trace: symbolic where an earlier one had another size or number.
+
+    A name in `fixed` was needed as a plain value before and stays one.
+    """
+
+    def varies(place: Callable[[Pattern], Any], now: Any) -> bool:
+        if dynamic is not True and (dynamic is False or not seen):
+            return False
+        earlier = (place(p) for p in seen)
+        return dynamic is True or any(
+            isinstance(old, (str, Name)) or not same(old, now) for old in earlier
+        )
+
+    shapes = tuple(
+        tuple(
+            name
+            if (name := names.sizes[i][a]) not in fixed
+            and varies(lambda p, i=i, a=a: p.shapes[i][a], n)  # type: ignore[misc]
+            else n
+            for a, n in enumerate(shape)
+        )
+        for i, shape in enumerate(call.shapes)
+    )
+    numbers = tuple(
+        Name(name)
+        if (name := names.numbers[i]) not in fixed and varies(lambda p, i=i: p.numbers[i], n)  # type: ignore[misc]
+        else n
+        for i, n in enumerate(call.numbers)
+    )
+    return Pattern(shapes, numbers)
+
+
+class Names(NamedTuple):
+    """Names for the sizes and numbers of a call, from the paths of its leaves."""
+
+    sizes: list[list[str]]
+    numbers: list[str]
+
+
+def names_of(leaves: Sequence[Leaf]) -> Names:
+    """`x_0` for axis 0 of `x`, the path itself for a number, made unique."""
+    used: set[str] = set()
+
+    def unique(text: str) -> str:
+        base = "".join(c if c.isalnum() else "_" for c in text)
+        base = base.replace("__", "_").strip("_") or "n"
+        found, k = base, 1
+        while found in used or found in SHORT:
+            k += 1
+            found = f"{base}_{k}"
+        used.add(found)
+        return found
+
+    sizes = [
+        [unique(f"{leaf.path}_{axis}") for axis in range(len(leaf.value.shape))]
+        for leaf in leaves
+        if leaf.kind == "tensor"
+    ]
+    return Names(sizes, [unique(leaf.path) for leaf in leaves if leaf.kind == "number"])
