@@ -16,7 +16,7 @@ from stagekit.errors import BoundsError, CheckError, DTypeError, ShapeError, Sta
 from stagekit.op import Op
 from stagekit.source import Location, here
 from stagekit.symbolic import Number
-from stagekit.types import DType, TensorType, dtype
+from stagekit.types import DType, TensorType, dtype, require_in_range
 
 Array = np.ndarray[Any, Any]
 
@@ -90,16 +90,12 @@ def spring(trap: str, op: Op, out: Array, line: Location | None = None) -> None:
 
 
 def scalar(value: Any, target: DType) -> Array:
-    """A Python scalar as a 0-d array; an integer outside the type's range is refused."""
+    """A Python scalar as a 0-d array; a number outside an integer type's range is refused."""
     if isinstance(value, Number):
         value.facts.require_open()
         value = value.value
-    try:
-        return np.array(value, target.numpy)
-    except OverflowError:
-        raise DTypeError(
-            f"Python integer {value} is out of bounds for {target}", fix="cast the tensor first"
-        ).located(here()) from None
+    require_in_range(value, target)
+    return np.asarray(quietly(target.numpy.type, value))
 
 
 def present(value: Any) -> Any:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from stagekit.errors import DTypeError, ShapeError
+from stagekit.source import here
 from stagekit.symbolic import Number, plain, strip
 
 # ----- data types ---------------------------------------------------------------------------------
@@ -28,6 +30,16 @@ class DType:
     name: str
     kind: str  # "bool", "uint", "int", "float"
     numpy: np.dtype[Any]
+
+    @cached_property
+    def lowest(self) -> int:
+        """The smallest number of an integer type."""
+        return int(np.iinfo(self.numpy).min)
+
+    @cached_property
+    def highest(self) -> int:
+        """The largest number of an integer type."""
+        return int(np.iinfo(self.numpy).max)
 
     @property
     def itemsize(self) -> int:
@@ -106,7 +118,7 @@ def dtype(obj: Any) -> DType:
     except (KeyError, TypeError):
         raise DTypeError(
             f"data type {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
-        ) from None
+        ).located(here()) from None
 
 
 def promote(operands: Sequence[DType | type]) -> DType:
@@ -135,8 +147,28 @@ def _promote_strong(strong: Sequence[DType]) -> DType:
     result = _OF_NUMPY[np.result_type(*peers)]
     if RANK[result.kind] != rank:
         found = " and ".join(dict.fromkeys(d.name for d in strong))
-        raise DTypeError(f"{found} have no common integer type", fix="cast one with astype")
+        error = DTypeError(f"{found} have no common integer type", fix="cast one with astype")
+        raise error.located(here())
     return result
+
+
+def require_in_range(value: Any, target: DType) -> None:
+    """DTypeError for a Python number that `target` does not hold; floats round, or overflow to inf.
+
+    >>> require_in_range(-128, int8)
+    """
+    if target.kind == "bool" or isinstance(value, bool):
+        return
+    if target.kind == "float":
+        fits = isinstance(value, float) or value.bit_length() <= 1023
+    else:
+        fits = target.lowest - 1 < value < target.highest + 1
+    if fits:
+        return
+    raise DTypeError(
+        f"Python {type(value).__name__} {value} is out of bounds for {target}",
+        fix="cast the tensor to a wider type first",
+    ).located(here())
 
 
 # ----- tensor types -------------------------------------------------------------------------------
@@ -255,7 +287,7 @@ def normalize_axis(op: str, axis: int, ndim: int) -> int:
         raise ShapeError(
             f"{op}: axis {axis} does not exist in a tensor of {ndim} axes",
             fix=f"use an axis from {-ndim} to {ndim - 1}" if ndim else "a 0-d tensor has no axes",
-        )
+        ).located(here())
     return axis % ndim
 
 
@@ -266,5 +298,8 @@ def normalize_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     found = tuple(sorted(normalize_axis(op, int(a), ndim) for a in axes))
     if len(set(found)) != len(found):
-        raise ShapeError(f"{op}: axis {tuple(axes)} names an axis twice", fix="name each axis once")
+        error = ShapeError(
+            f"{op}: axis {tuple(axes)} names an axis twice", fix="name each axis once"
+        )
+        raise error.located(here())
     return found

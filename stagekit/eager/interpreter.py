@@ -81,9 +81,9 @@ def as_array(obj: Any) -> np.ndarray[Any, Any]:
         raise ShapeError(
             f"asarray: {error}", fix="give rows of equal length, or stack tensors of one shape"
         ).located(here()) from None
-    if array.dtype == object:
+    if array.dtype.kind not in "biuf":
         raise DTypeError(
-            f"asarray: cannot make a tensor of {type(obj).__name__}",
+            f"asarray: cannot make a tensor of {type(obj).__name__} (found {array.dtype})",
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
     return array.astype(_default(obj, array.dtype).numpy)

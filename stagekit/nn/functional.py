@@ -1,4 +1,4 @@
-"""Neural ops as compositions, stable by construction; torch's names and defaults, `axis` for `dim`."""
+"""Neural ops as stable compositions: torch's names and defaults, `axis` for `dim`."""
 
 from __future__ import annotations
 

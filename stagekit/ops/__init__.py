@@ -114,6 +114,7 @@ from stagekit.ops.movement import (
     concat,
     expand_dims,
     flip,
+    located_shapes,
     matrix_transpose,
     moveaxis,
     pad,
@@ -147,6 +148,7 @@ from stagekit.ops.reduction import (
     total,
     var,
 )
+
 from stagekit.ops.contraction import matmul, vecdot  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
@@ -154,4 +156,28 @@ from stagekit.symbolic import maximum as maximum_size
 
 from stagekit.ops import methods  # isort: skip
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+__all__ = [
+    "abs", "acos", "acosh", "add", "aligned", "asin", "asinh", "atan", "atan2", "atanh",
+    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
+    "bitwise_xor", "ceil", "clip", "copysign", "cos", "cosh", "divide", "equal", "erf", "erfc",
+    "exp", "exp2", "expm1", "floor", "floor_divide", "greater", "greater_equal", "hypot",
+    "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log10", "log1p", "log2",
+    "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum",
+    "minimum", "multiply", "negative", "nextafter", "not_equal", "positive", "power",
+    "reciprocal", "remainder", "round", "rsqrt", "sigmoid", "sign", "signbit", "sin", "sinh",
+    "softplus", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "unbroadcast", "where",
+    "alias", "arange", "as_shape", "asarray", "astype", "barrier", "can_cast", "custom",
+    "empty", "empty_like", "eye", "finfo", "full", "full_like", "iinfo", "iota", "isdtype",
+    "linspace", "meshgrid", "number", "ones", "ones_like", "result_type", "stop_gradient",
+    "tril", "triu", "zeros", "zeros_like",
+    "broadcast_arrays", "broadcast_to", "concat", "expand_dims", "flip", "located_shapes",
+    "matrix_transpose", "moveaxis", "pad", "permute_dims", "repeat", "reshape", "roll", "slice",
+    "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "unstack",
+    "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
+    "prod", "root", "std", "sum", "total", "var",
+    "matmul", "vecdot",
+    "host_integers", "on_host", "scalar",
+    "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
+    "maximum_size",
+    "methods",
+]  # fmt: skip

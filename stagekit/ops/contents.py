@@ -1,7 +1,7 @@
-"""How a value leaves a tensor: the one way for `bool`, `int`, `item`, `numpy`, formatting and the rest.
+"""How a value leaves a tensor: the one way for `bool`, `int`, `item`, `numpy`, formatting, ...
 
-Eagerly it is the buffer. While staging the interpreter decides: guard, run eagerly with a warning, or
-refuse.
+Eagerly it is the buffer. While staging the interpreter decides: guard, run eagerly with a warning,
+or refuse.
 """
 
 from __future__ import annotations

@@ -17,18 +17,33 @@ from stagekit.types import TensorType, broadcast_shapes, same_size, shape_text
 
 def _infer(x: TensorType, y: TensorType) -> TensorType:
     if not same_size(x.shape[-1], y.shape[-2]):
-        raise ShapeError(
-            f"matmul: shapes {shape_text(x.shape)} and {shape_text(y.shape)} do not fit",
-            fix="the last axis of the left must equal the last but one of the right",
-        )
-    batch = broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2])
+        raise _misfit(x, y, "the last axis of the left must equal the last but one of the right")
+    try:
+        batch = broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2])
+    except ShapeError:
+        raise _misfit(x, y, "the axes before the last two must broadcast") from None
     return x.with_shape((*batch, x.shape[-2], y.shape[-1]))
 
 
+def _misfit(x: Any, y: Any, fix: str) -> ShapeError:
+    shapes = f"{shape_text(x.shape)} and {shape_text(y.shape)}"
+    return ShapeError(f"matmul: shapes {shapes} do not fit", fix=fix)
+
+
+_STRETCH = 4096
+
+
 def _evaluate(xp: Any, x: Any, y: Any) -> Any:
+    """One library call for each stretch of the summed axis, so that errors do not grow with it."""
     if x.dtype == np.float16:
-        return xp.matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
-    return xp.matmul(x, y)
+        return _evaluate(xp, x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
+    k = x.shape[-1]
+    if k <= _STRETCH or x.dtype.kind != "f":
+        return xp.matmul(x, y)
+    half = k // 2
+    return _evaluate(xp, x[..., :half], y[..., :half, :]) + _evaluate(
+        xp, x[..., half:], y[..., half:, :]
+    )
 
 
 def _element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, y: Any) -> Any:
@@ -86,20 +101,14 @@ def matmul(x1: Any, x2: Any, /) -> Any:
     if x.ndim > 1 and y.ndim > 1:
         return _matmul(x, y)
     if not same_size(x.shape[-1], y.shape[-1 if y.ndim == 1 else -2]):
-        _matmul_error(x, y)
+        fix = "the last axis of the left must equal the last but one of the right"
+        raise _misfit(x, y, fix).located(here())
     out = _matmul(
         ops.expand_dims(x, axis=0) if x.ndim == 1 else x,
         ops.expand_dims(y, axis=1) if y.ndim == 1 else y,
     )
     lost = ((x.ndim == 1) * [-2]) + ((y.ndim == 1) * [-1])
     return ops.squeeze(out, axis=tuple(lost))
-
-
-def _matmul_error(x: Any, y: Any) -> None:
-    raise ShapeError(
-        f"matmul: shapes {shape_text(x.shape)} and {shape_text(y.shape)} do not fit",
-        fix="the last axis of the left must equal the last but one of the right",
-    ).located(here())
 
 
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:

@@ -1,4 +1,4 @@
-"""Tensors from nothing (`full`, `iota`, `number`), casts and identities, and what is made of them."""
+"""Tensors from nothing (`full`, `iota`, `number`), casts, identities, and what is made of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from stagekit.types import (
     default_float,
     default_int,
     promote,
+    require_in_range,
     shape_text,
 )
 from stagekit.types import dtype as as_dtype
@@ -111,9 +112,7 @@ custom = Op(
     evaluate=lambda xp, y, *xs, rule, index: y.view(),
     element=lambda e, out, idx, y, *xs, rule, index: y(*idx),
     vjp=lambda i, ct, out, xs, attrs: attrs["rule"].vjp(i - 1, ct, attrs["index"], xs[1:]),
-    jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(
-        tangents[1:], attrs["index"], xs[1:]
-    ),
+    jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(tangents[1:], attrs["index"], xs[1:]),
     doc="The first operand, with a derivative with respect to the others given by `rule`.",
 )
 
@@ -194,6 +193,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     if isinstance(fill_value, Number) or weak_type(fill_value) is None:
         return ops.broadcast_to(asarray(fill_value, dtype=dtype), sizes)
     kind = as_dtype(dtype if dtype is not None else type(fill_value))
+    require_in_range(fill_value, kind)
     return _full(shape=sizes, value=fill_value, dtype=kind)
 
 
@@ -295,7 +295,9 @@ def arange(
     whole = all(weak_type(n) is int or isinstance(n, np.integer) for n in numbers)
     size: Any = -((start - stop) // step) if whole else math.ceil((stop - start) / step)
     kind = as_dtype(dtype) if dtype is not None else (default_int if whole else default_float)
-    count = iota(size=ops.maximum_size(size, 0), dtype=default_int if whole else as_dtype("float64"))
+    count = iota(
+        size=ops.maximum_size(size, 0), dtype=default_int if whole else as_dtype("float64")
+    )
     return astype(count * step + start, kind, copy=False)
 
 
@@ -316,6 +318,7 @@ def linspace(
     tensor([0. , 0.5, 1. ], dtype=float32)
     """
     wide = as_dtype("float64")
+    (num,) = as_shape("linspace", num)
     steps = max(num - 1 if endpoint else num, 1)
     count = iota(size=num, dtype=wide)
     values = count * ((stop - start) / steps) + start
@@ -439,7 +442,8 @@ def finfo(type: Any, /) -> np.finfo[Any]:
     """
     kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
     if kind.kind != "float":
-        raise DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
+        error = DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
+        raise error.located(here())
     return np.finfo(kind.numpy)
 
 
@@ -452,7 +456,8 @@ def iinfo(type: Any, /) -> np.iinfo[Any]:
     """
     kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
     if RANK[kind.kind] != 1 or kind is bool_:
-        raise DTypeError(f"iinfo: {kind} is not an integer type", fix="use finfo for floats")
+        error = DTypeError(f"iinfo: {kind} is not an integer type", fix="use finfo for floats")
+        raise error.located(here())
     return np.iinfo(kind.numpy)
 
 
@@ -476,5 +481,3 @@ def isdtype(dtype: DType, kind: Any) -> bool:
     if isinstance(kind, tuple):
         return any(isdtype(dtype, k) for k in kind)
     return dtype.kind in _KINDS[kind] if isinstance(kind, str) else dtype is as_dtype(kind)
-
-

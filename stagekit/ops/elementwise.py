@@ -1,4 +1,4 @@
-"""Elementwise ops: one row each says NumPy's name, the operand types, and the derivative per operand.
+"""Elementwise ops: a row says NumPy's name, the operand types, and the derivative per operand.
 
 A derivative rule `(ct, out, *xs)` multiplies by the partial derivative; elementwise Jacobians are
 diagonal, so the same rule serves forward and reverse. Ties in maximum and minimum share equally.
@@ -220,7 +220,7 @@ ceil = elementwise("ceil", numeric, evaluate=_rounding("ceil"), reason=_STEPS)
 trunc = elementwise("trunc", numeric, evaluate=_rounding("trunc"), reason=_STEPS)
 round = elementwise("round", numeric, evaluate=_rounding("rint"), reason=_STEPS)
 
-square = elementwise("square", numeric, lambda ct, out, x: ct * (2.0 * x))
+square = elementwise("square", number, lambda ct, out, x: ct * (2.0 * x))
 sqrt = elementwise("sqrt", floating, lambda ct, out, x: 0.5 * ct / out)
 reciprocal = elementwise("reciprocal", floating, lambda ct, out, x: -ct * out * out)
 
@@ -363,8 +363,12 @@ _TEST = "the result is bool"
 isfinite = elementwise(
     "isfinite", numeric, evaluate=_is_float("isfinite", True), result=bool_, reason=_TEST
 )
-isinf = elementwise("isinf", numeric, evaluate=_is_float("isinf", False), result=bool_, reason=_TEST)
-isnan = elementwise("isnan", numeric, evaluate=_is_float("isnan", False), result=bool_, reason=_TEST)
+isinf = elementwise(
+    "isinf", numeric, evaluate=_is_float("isinf", False), result=bool_, reason=_TEST
+)
+isnan = elementwise(
+    "isnan", numeric, evaluate=_is_float("isnan", False), result=bool_, reason=_TEST
+)
 signbit = elementwise("signbit", floating, result=bool_, reason=_TEST)
 copysign = elementwise(
     "copysign",

@@ -1,14 +1,13 @@
-"""Reading and writing by index: `gather` and `scatter`, and NumPy's `x[...]` and `x.at[...]` on top.
+"""Reading and writing by index: `gather` and `scatter`, and NumPy's `x[...]` and `x.at[...]`.
 
-Indices count from the end where negative and are checked in every stage; of several writes to one place
-the last wins (`set`), or all take part (`add`, `multiply`, `min`, `max`).
+Indices count from the end where negative and are checked in every stage; of several writes to one
+place the last wins (`set`), or all take part (`add`, `multiply`, `min`, `max`).
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,6 @@ from stagekit.types import (
     normalize_axis,
     promote,
     same_shape,
-    same_size,
     shape_text,
 )
 
@@ -79,9 +77,7 @@ def _gather_evaluate(xp: Any, x: Any, *indices: Any, axes: Axes) -> Any:
     return out if indices[0].ndim else xp.array(out)
 
 
-def _split_index(
-    idx: Sequence[Any], rank: int, axes: Axes
-) -> tuple[Sequence[Any], list[Any]]:
+def _split_index(idx: Sequence[Any], rank: int, axes: Axes) -> tuple[Sequence[Any], list[Any]]:
     """The result's indices as (those of the index arrays, those of the untouched axes)."""
     place = _place(axes)
     return idx[place : place + rank], [*idx[:place], *idx[place + rank :]]
@@ -152,16 +148,17 @@ def _scatter_type(
     return x
 
 
-def _scatter_evaluate(
-    xp: Any, x: Any, updates: Any, *indices: Any, axes: Axes, mode: str
-) -> Any:
+def _scatter_evaluate(xp: Any, x: Any, updates: Any, *indices: Any, axes: Axes, mode: str) -> Any:
     _checked("index", x.shape, indices, axes)
-    out, key = xp.array(x, order="C"), _key(x.ndim, indices, axes)
+    folds = x.dtype.kind == "f" and mode in ("add", "multiply") and indices[0].size > 1
+    # In float64 the error does not grow with the number of updates of one place.
+    out = xp.array(x, np.float64 if folds else x.dtype, order="C")
+    key = _key(x.ndim, indices, axes)
     if mode == "set":
         out[key] = updates
     else:
         getattr(xp, _AT[mode]).at(out, key, updates)
-    return out
+    return out.astype(x.dtype, copy=False)
 
 
 def _scatter_element(
@@ -199,7 +196,9 @@ def _scatter_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
         if i == 0:
             return _scatter(ct, ops.zeros_like(updates), *indices, axes=axes, mode="set")
         return ops.where(_last(x, updates, indices, axes), gather(ct, *indices, axes=axes), 0.0)
-    share = (_share_multiply if mode == "multiply" else _share_extremum)(out, x, updates, indices, axes)
+    share = (_share_multiply if mode == "multiply" else _share_extremum)(
+        out, x, updates, indices, axes
+    )
     return ct * share[0] if i == 0 else gather(ct, *indices, axes=axes) * share[1]
 
 
@@ -210,7 +209,9 @@ def _scatter_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     tu = ops.zeros_like(updates) if tangents[1] is None else tangents[1]
     if mode in ("add", "set"):
         return _scatter(tx, tu, *indices, **attrs)
-    share = (_share_multiply if mode == "multiply" else _share_extremum)(out, x, updates, indices, axes)
+    share = (_share_multiply if mode == "multiply" else _share_extremum)(
+        out, x, updates, indices, axes
+    )
     return _scatter(tx * share[0], tu * share[1], *indices, axes=axes, mode="add")
 
 
@@ -243,9 +244,7 @@ def _share_multiply(
     """The product of the other factors: right with any zeros (first order), any repeats."""
     zero = updates == 0
     ones, none = ops.ones_like(x), ops.zeros_like(x)
-    nonzero = _scatter(
-        ones, ops.where(zero, 1.0, updates), *indices, axes=axes, mode="multiply"
-    )
+    nonzero = _scatter(ones, ops.where(zero, 1.0, updates), *indices, axes=axes, mode="multiply")
     zeros = _scatter(none, ops.astype(zero, x.dtype), *indices, axes=axes, mode="add")
     product_here, zeros_here, x_here = (gather(t, *indices, axes=axes) for t in (nonzero, zeros, x))
     alone = ops.where(zero, zeros_here == 1, zeros_here == 0)
@@ -289,44 +288,63 @@ def _is_array(item: Any) -> bool:
     return isinstance(item, (Cell, np.ndarray, list, bool, np.bool_))
 
 
+def _axes_used(item: Any) -> int:
+    """How many axes of the tensor an item of a key stands for."""
+    if item is None or item is Ellipsis:
+        return 0
+    return item.ndim if isinstance(item, Cell) and item.dtype is bool_ else 1
+
+
 def _items(x: Any, key: Any) -> list[Any]:
     """The key as a list, one item an axis, the ellipsis written out and masks as index arrays."""
-    items: list[Any] = []
-    for item in key if isinstance(key, tuple) else (key,):
-        if _is_array(item):
-            index = ops.asarray(item)
-            items += _mask_indices(x, len(items), index) if index.dtype is bool_ else [index]
-        else:
-            items.append(item)
-    used = sum(item is not None and item is not Ellipsis for item in items)
+    parts = [ops.asarray(item) if _is_array(item) else item for item in _flat(key)]
+    used = sum(_axes_used(part) for part in parts)
     if used > x.ndim:
         raise BoundsError(
-            f"index: {used} indices for shape {shape_text(x.shape)}",
-            fix=f"give at most {x.ndim}",
+            f"index: {used} indices for shape {shape_text(x.shape)}", fix=f"give at most {x.ndim}"
         ).located(here())
-    gap = [slice(None)] * (x.ndim - used)
-    where = next((k for k, item in enumerate(items) if item is Ellipsis), None)
-    if where is None:
-        return items + gap
-    if any(item is Ellipsis for item in items[where + 1 :]):
+    dots = [k for k, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1:
         raise BoundsError("index: two ellipses", fix="use `...` once").located(here())
-    return items[:where] + gap + items[where + 1 :]
+    gap = [slice(None)] * (x.ndim - used)
+    where = dots[0] if dots else len(parts)
+    items: list[Any] = []
+    axis = 0
+    for part in [*parts[:where], *gap, *parts[where + 1 :]]:
+        items += _unmasked(x, axis, part)
+        axis += _axes_used(part)
+    return items
 
 
-def _mask_indices(x: Any, done: int, mask: Any) -> list[Any]:
-    return list(nonzero(mask))
+def _unmasked(x: Any, axis: int, part: Any) -> list[Any]:
+    """An item; for a mask of the axes from `axis` on, one index array for each of them."""
+    if not isinstance(part, Cell) or part.dtype is not bool_:
+        return [part]
+    if part.ndim == 0:
+        return [_New(nonzero(part)[0])]
+    _require_mask(x.shape[axis : axis + part.ndim], x, part)
+    return list(nonzero(part))
+
+
+class _New(NamedTuple):
+    """A 0-d mask: an axis of size 1 that was not there, gathered at one place or at none."""
+
+    index: Any
 
 
 def _plan(x: Any, key: Any) -> _Plan:
     items = _items(x, key)
-    mixed = any(isinstance(item, Cell) for item in items)
+    mixed = any(isinstance(item, (Cell, _New)) for item in items)
     starts, sizes, strides, flips = [], [], [], []
     shape: list[Any] = []
     axes: list[int] = []
     indices: list[Any] = []
     axis = 0
     for item in items:
-        if item is None:
+        if isinstance(item, _New):
+            axes.append(len(shape))
+            indices.append(item.index)
+        if item is None or isinstance(item, _New):
             shape.append(1)
             continue
         n = x.shape[axis]
@@ -353,7 +371,9 @@ def _plan(x: Any, key: Any) -> _Plan:
         strides.append(stride)
         axis += 1
     if indices:
-        indices = ops.broadcast_arrays(*indices)
+        shapes = [index.shape for index in indices]
+        common = ops.located_shapes("index", *shapes)
+        indices = [ops.broadcast_to(index, common) for index in indices]
     packed = (tuple(part) for part in (starts, sizes, strides, flips, shape, axes, indices))
     return _Plan(*packed)
 
@@ -416,7 +436,7 @@ def getitem(x: Any, key: Any) -> Any:
         out = ops.slice(out, starts=plan.starts, sizes=plan.sizes, strides=plan.strides)
     if plan.flips:
         out = ops.flip(out, axis=plan.flips)
-    if len(plan.shape) != out.ndim or any(item is None for item in _flat(key)):
+    if not same_shape(plan.shape, out.shape):
         out = ops.reshape(out, plan.shape)
     if plan.indices:
         out = gather(out, *plan.indices, axes=plan.axes)
@@ -434,7 +454,7 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
         mask = ops.asarray(key)
         value_rank = ops.asarray(value).ndim
         if mask.dtype is bool_ and value_rank == 0 and mask.ndim <= x.ndim:
-            _require_mask(x, mask)
+            _require_mask(x.shape[: mask.ndim], x, mask)
             tail = (1,) * (x.ndim - mask.ndim)
             fitted = ops.reshape(mask, (*mask.shape, *tail))
             return ops.where(fitted, ops.astype(value, x.dtype), x)
@@ -451,14 +471,13 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
     return ops.reshape(flat, x.shape)
 
 
-def _require_mask(x: Any, mask: Any) -> None:
-    for k in range(mask.ndim):
-        if not same_size(mask.shape[k], x.shape[k]):
-            raise BoundsError(
-                f"index: a mask of shape {shape_text(mask.shape)} does not fit shape "
-                f"{shape_text(x.shape)}",
-                fix="a mask must have the shape of the axes it selects from",
-            ).located(here())
+def _require_mask(sizes: Sequence[Any], x: Any, mask: Any) -> None:
+    if not same_shape(mask.shape, sizes):
+        raise BoundsError(
+            f"index: a mask of shape {shape_text(mask.shape)} does not fit shape "
+            f"{shape_text(x.shape)}",
+            fix="a mask must have the shape of the axes it selects from",
+        ).located(here())
 
 
 def _broadcasts(shape: Sequence[Any], target: Sequence[Any]) -> bool:
@@ -512,7 +531,7 @@ class At:
 
 
 def setitem(x: Any, key: Any, value: Any) -> None:
-    """`x[key] = value`: a new buffer goes into the cell `x`; slices taken before keep the old one."""
+    """`x[key] = value`: a new buffer goes into the cell `x`; slices taken keep the old one."""
     interpreter = current()
     interpreter.write(x, interpreter.read(At(x)[key].set(value)))
 
@@ -554,7 +573,9 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
             fix="give indices as many axes as x has",
         ).located(here())
     grids = [
-        indices if k == axis else ops.reshape(ops.iota(size=n, dtype=default_int), _column(k, x.ndim, n))
+        indices
+        if k == axis
+        else ops.reshape(ops.iota(size=n, dtype=default_int), _column(k, x.ndim, n))
         for k, n in enumerate(x.shape)
     ]
     return gather(x, *ops.broadcast_arrays(*grids), axes=tuple(range(x.ndim)))

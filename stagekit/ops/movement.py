@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ShapeError
 from stagekit.op import Op, Speller
 from stagekit.source import here
 from stagekit.symbolic import Dim, maximum, product
@@ -350,7 +350,9 @@ def _pad_type(
 def _pad_evaluate(xp: Any, x: Any, value: Any, *, low: Shape, high: Shape, interior: Shape) -> Any:
     parts = list(zip(x.shape, low, high, interior, strict=True))
     out = xp.full([_padded(*part) for part in parts], value, x.dtype)
-    out[tuple(builtins.slice(s, s + n + gap * max(n - 1, 0), gap + 1) for n, s, _, gap in parts)] = x
+    out[
+        tuple(builtins.slice(s, s + n + gap * max(n - 1, 0), gap + 1) for n, s, _, gap in parts)
+    ] = x
     return out
 
 
@@ -377,9 +379,7 @@ def _pad_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
 
 
 def _pad_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
-    x, value = (
-        ops.zeros_like(p) if t is None else t for t, p in zip(tangents, xs, strict=True)
-    )
+    x, value = (ops.zeros_like(p) if t is None else t for t, p in zip(tangents, xs, strict=True))
     return _pad(x, value, **attrs)
 
 
@@ -406,9 +406,7 @@ _pad = Op(
 )
 
 
-def pad(
-    x: Any, /, pad_width: Any, mode: str = "constant", *, constant_values: Any = 0
-) -> Any:
+def pad(x: Any, /, pad_width: Any, mode: str = "constant", *, constant_values: Any = 0) -> Any:
     """`x` with elements added around it, as `numpy.pad`.
 
     `pad_width` is an int, a pair, or a pair an axis; `mode` is "constant", "edge", "reflect",
@@ -437,7 +435,7 @@ def _widths(x: Any, width: Any) -> list[tuple[int, int]]:
     if not any(isinstance(w, (tuple, list)) for w in width):
         width = [width] * max(x.ndim, 1)
     pairs = [(int(w[0]), int(w[-1])) for w in (width * x.ndim if len(width) == 1 else width)]
-    if len(pairs) != x.ndim and x.ndim or any(n < 0 for pair in pairs for n in pair):
+    if (len(pairs) != x.ndim and x.ndim) or any(n < 0 for pair in pairs for n in pair):
         raise ShapeError(
             f"pad: pad_width {width} does not fit shape {shape_text(x.shape)}",
             fix="give a pair of widths of 0 or more for each axis",
@@ -607,7 +605,7 @@ def tile(x: Any, repetitions: Any, /) -> Any:
     tensor([0, 1, 0, 1], dtype=int64)
     """
     x = ops.asarray(x)
-    times = tuple(repetitions) if isinstance(repetitions, (tuple, list)) else (repetitions,)
+    times = ops.as_shape("tile", repetitions)
     times = (1,) * (x.ndim - len(times)) + times
     shape = (1,) * (len(times) - x.ndim) + tuple(x.shape)
     rows = reshape(x, tuple(m for n in shape for m in (1, n)))
@@ -630,6 +628,11 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     axis = normalize_axis("repeat", axis, x.ndim)
     if not isinstance(repeats, (int, Dim)):
         counts = ops.host_integers("repeat", repeats)
+        if not same_size(x.shape[axis], len(counts)) or min(counts, default=0) < 0:
+            raise ShapeError(
+                f"repeat: {len(counts)} counts for axis {axis} of shape {shape_text(x.shape)}",
+                fix="give one count of 0 or more for each element of the axis",
+            ).located(here())
         places = [k for k, times in enumerate(counts) for _ in range(times)]
         return ops.take(x, ops.asarray(places, dtype=int), axis=axis)
     if repeats < 0:

@@ -1,6 +1,6 @@
 """Reductions: folds over axes, and the statistics made of them.
 
-A primitive takes `axes` and drops them. Sums are blocked, so that their error does not grow with length.
+A primitive takes `axes` and drops them. Sums are blocked, so that errors do not grow with length.
 """
 
 from __future__ import annotations
@@ -80,13 +80,14 @@ def reduction(name: str, fold: str, evaluate: Callable[..., Any], **facts: Any) 
 
 # ----- sum ----------------------------------------------------------------------------------------
 
-_BLOCK = 64
+_BLOCK = 16
+_FEW = 32
 
 
 def _fold_sum(xp: Any, x: Any, axes: Axes) -> Any:
-    """Blocked summation: partial sums of 64 along every axis that NumPy adds one by one."""
+    """Blocked summation: partial sums of 16 along every axis that NumPy adds one by one."""
     for axis in sorted(axes, reverse=True):
-        while x.shape[axis] > _BLOCK:
+        while x.shape[axis] > _FEW:
             n = x.shape[axis]
             whole = n // _BLOCK * _BLOCK
             head = _axis(x, axis, 0, whole)
@@ -102,8 +103,10 @@ def _axis(x: Any, axis: int, start: int, stop: int) -> Any:
 
 
 def _is_pairwise(x: Any, axes: Axes) -> bool:
-    """Whether NumPy sums pairwise itself: all folded axes form the contiguous end of the array."""
-    return bool(x.flags.c_contiguous) and axes == tuple(range(x.ndim - len(axes), x.ndim))
+    """Whether NumPy sums pairwise itself: the folded axes are one contiguous stretch of memory."""
+    if x.flags.c_contiguous and axes == tuple(range(x.ndim - len(axes), x.ndim)):
+        return True
+    return bool(x.flags.f_contiguous) and axes == tuple(range(len(axes)))
 
 
 def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
@@ -111,7 +114,7 @@ def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
         return xp.sum(x, axis=axes, dtype=x.dtype)
     if x.dtype.itemsize == 2:
         return _sum_evaluate(xp, x.astype(np.float32), axes=axes).astype(x.dtype)
-    if not axes or _is_pairwise(x, axes) or builtins.all(x.shape[k] <= _BLOCK for k in axes):
+    if math.prod(x.shape[k] for k in axes) <= _FEW or _is_pairwise(x, axes):
         return xp.sum(x, axis=axes)
     return _fold_sum(xp, x, axes)
 
@@ -157,9 +160,9 @@ def _shifted(x: Any, step: int) -> Any:
 
 
 def _prod_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
-    if x.dtype == np.float16:
-        return xp.prod(x.astype(np.float32), axis=axes).astype(np.float16)
-    return xp.prod(x, axis=axes, dtype=x.dtype)
+    """Floats are multiplied in float64, so that the error does not grow with the length."""
+    wide = np.float64 if x.dtype.kind == "f" else x.dtype
+    return xp.prod(x, axis=axes, dtype=wide).astype(x.dtype)
 
 
 _prod = reduction(
@@ -442,4 +445,3 @@ def total(terms: Sequence[Any]) -> Any:
     for term in terms[1:]:
         out = out + term
     return out
-

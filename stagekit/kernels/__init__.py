@@ -1,0 +1,1 @@
+"""Kernels: what element rules become, and who runs them."""
