@@ -1,1 +1,6 @@
-"""Neural operations: `sk.nn.functional`."""
+"""Neural networks: `sk.nn.functional`."""
+
+import stagekit.eager  # noqa: F401  (makes tensors whole, where this folder is imported first)
+from stagekit.nn import functional
+
+__all__ = ["functional"]
