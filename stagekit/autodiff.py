@@ -49,6 +49,14 @@ class Record(NamedTuple):
     line: Location | None
 
 
+class CallRecord(NamedTuple):
+    """A whole call that a tape saw as one entry: `pullback` takes and gives one ct a value, or None."""
+
+    inputs: tuple[Any, ...]
+    outs: tuple[Any, ...]
+    pullback: Callable[[list[Any]], list[Any]]
+
+
 @final
 class Tape(Over):
     """Records the ops through which a gradient may flow; `pull` walks them backwards."""
@@ -57,7 +65,7 @@ class Tape(Over):
         super().__init__(below)
         self.values: dict[int, Any] = {}  # by identity; keeping them alive keeps ids unique
         self.variables: dict[int, tuple[Variable, dict[int, Any]]] = {}
-        self.records: list[Record] = []
+        self.records: list[Record | CallRecord] = []
         self.recording = True
 
     def watch(self, value: Any) -> None:
@@ -95,13 +103,31 @@ class Tape(Over):
         was, self.recording = self.recording, False
         try:
             for record in reversed(self.records):
-                key = id(record.out)
-                if key in cts:
+                if type(record) is CallRecord:
+                    self._pull_call(record, cts)
+                elif id(record.out) in cts:
+                    key = id(record.out)
                     ct = cts[key] if key in keep else cts.pop(key)
                     self._pull_record(record, ct, cts)
         finally:
             self.recording = was
         return cts
+
+    def record_call(
+        self, inputs: Sequence[Any], outs: Sequence[Any], pullback: Callable[[list[Any]], list[Any]]
+    ) -> None:
+        """Note a call by its values; each float result now depends on the inputs."""
+        for value in outs:
+            self.watch(value)
+        self.records.append(CallRecord(tuple(inputs), tuple(outs), pullback))
+
+    def _pull_call(self, record: CallRecord, cts: dict[int, Any]) -> None:
+        given = [cts.get(id(value)) for value in record.outs]
+        if any(ct is not None for ct in given):
+            shares = record.pullback(given)
+            for value, share in zip(record.inputs, shares, strict=True):
+                if share is not None and id(value) in self.values:
+                    _accumulate(cts, value, share)
 
     def _pull_record(self, record: Record, ct: Any, cts: dict[int, Any]) -> None:
         op, inputs, out, attrs, line = record

@@ -73,6 +73,9 @@ class Interpreter(ABC):
     def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
         """The elements as a read-only NumPy array, for the Python operation `why`."""
 
+    def created(self, cell: Any) -> None:
+        """Told of each cell that is made to hold a value of this interpreter for long."""
+
     def serial(self) -> int:
         """A number that tells one barrier from another in a graph."""
         return 0

@@ -9,7 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
-from stagekit.op import Cell, current
+from stagekit.op import OPS, Cell, current
 from stagekit.types import DType, dtype, shape_text
 
 
@@ -80,18 +80,26 @@ class Variable(Tensor):
     __slots__ = ("name",)
 
     def __init__(self, value: Any, name: str | None = None) -> None:
-        interpreter = current()
-        super().__init__(interpreter.read(interpreter.lift(value)))
+        super().__init__(own(current().lift(value)))
         self.name = name
+        current().base.created(self)
 
     @property
     def value(self) -> Tensor:
         """A snapshot: no later write changes it."""
-        return Tensor(current().read(self))
+        snapshot = Tensor(current().read(self))
+        current().base.created(snapshot)
+        return snapshot
 
     def __repr__(self) -> str:
         named = f"{self.name!r}, " if self.name else ""
         return f"Variable({named}{super().__repr__()})"
+
+
+def own(cell: Cell) -> Any:
+    """What a cell holds, as a value that no tape follows: one that goes into a Variable."""
+    base = current().base
+    return base.read(base.apply(OPS["alias"], (Tensor(current().read(cell)),), {}))
 
 
 def describe(cell: Cell) -> str:

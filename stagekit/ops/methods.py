@@ -15,7 +15,7 @@ from stagekit.errors import DTypeError, ShapeError
 from stagekit.op import Cell, current, weak_type
 from stagekit.source import here
 from stagekit.symbolic import Dim
-from stagekit.tensor import Tensor, Variable, describe
+from stagekit.tensor import Tensor, Variable, describe, own
 from stagekit.types import shape_text
 
 
@@ -83,9 +83,15 @@ def _comparison(name: str, function: str) -> None:
 for _name, _function in _COMPARISONS.items():
     _comparison(_name, _function)
 
+
+def _unary(name: str, function: str) -> None:
+    op: Callable[..., Any] = getattr(ops, function)
+    _attach(f"__{name}__", lambda self: op(self))
+
+
 _UNARY = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
 for _name, _function in _UNARY.items():
-    _attach(f"__{_name}__", lambda self, _op=getattr(ops, _function): _op(self))
+    _unary(_name, _function)
 
 _attach("__divmod__", lambda self, other: (self // other, self % other))
 _attach("__rdivmod__", lambda self, other: (other // self, other % self))
@@ -105,11 +111,20 @@ _attach("__round__", _round)
 
 # ----- methods under NumPy's names ----------------------------------------------------------------
 
-_METHODS = (
-    "all any argmax argmin astype clip max mean min nonzero prod repeat squeeze std sum swapaxes take var"
-).split()
-for _name in _METHODS:
-    _attach(_name, lambda self, *a, _op=getattr(ops, _name), **k: _op(self, *a, **k))
+
+def _method(name: str) -> None:
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def method(self: Any, *args: Any, **keywords: Any) -> Any:
+        return op(self, *args, **keywords)
+
+    method.__name__ = name
+    method.__doc__ = op.__doc__
+    _attach(name, method)
+
+
+for _name in ("astype", "clip", "nonzero", "repeat", "squeeze", "swapaxes", "take"):
+    _method(_name)
 
 
 def _with_axis(name: str) -> None:
@@ -188,8 +203,7 @@ def _assign(self: Any, value: Any) -> None:
                 fix="the shapes must be equal",
             ).located(here())
         fresh = ops.broadcast_to(fresh, self.shape)
-    interpreter = current()
-    interpreter.write(self, interpreter.read(fresh))
+    current().write(self, own(fresh))
 
 
 def _assign_add(self: Any, value: Any) -> None:
@@ -294,5 +308,3 @@ _attach("__copy__", lambda self: ops.alias(self) if type(self) is Tensor else _r
 def _reduced(self: Any) -> Any:
     build, args = _reduce(self)
     return build(*args)
-
-

@@ -84,8 +84,8 @@ class Staging(Interpreter):
         concolic: bool,
         control: str,
         facts: Facts,
-        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]],
-        path_of: Callable[[Any], Any],
+        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]] = lambda cell, name, shape: shape,
+        path_of: Callable[[Any], Any] = lambda obj: None,
     ) -> None:
         self.base = self.below = self
         self.concolic, self.control, self.facts = concolic, control, facts
@@ -118,6 +118,12 @@ class Staging(Interpreter):
         value = Traced(self, node, type, array)
         self._cells[id(cell)] = (cell, value)
         return value
+
+    def input(self, name: str, type: TensorType) -> Tensor:
+        """A new input of the graph that is no cell from outside."""
+        node = self.interned.input(self._unique(name), type)
+        self.inputs.append(node)
+        return self._tensor(node, type, None)
 
     def _unique(self, name: str) -> str:
         base = re.sub(r"\W+", "_", name).strip("_") or "input"
@@ -200,8 +206,11 @@ class Staging(Interpreter):
 
     def _tensor(self, node: Node, type_: TensorType, array: Array | None) -> Tensor:
         tensor = Tensor(Traced(self, node, type_, array))
-        self.made.append(weakref.ref(tensor))
+        self.created(tensor)
         return tensor
+
+    def created(self, cell: Any) -> None:
+        self.made.append(weakref.ref(cell))
 
     def constant(self, value: Any, dtype: DType) -> Tensor:
         self.line = here()
@@ -267,28 +276,15 @@ class Staging(Interpreter):
         assert array is not None, "a trace without values has no arrays"
         return array
 
-    def settle(self) -> None:
-        """Give tensors of this trace that live on the arrays they hold: the call counts as eager."""
-        for ref in self.made:
-            tensor = ref()
-            if tensor is not None and type(tensor._value) is Traced:
-                tensor._value = _own(tensor._value.array)
-
-    def commit(self) -> None:
-        """Put the values written into the outer cells."""
-        for key, cell in self.written.items():
-            cell._value = _own(self._cells[key][1].array)
+    def alive(self) -> list[Any]:
+        """The tensors of this trace that something still holds."""
+        found = [ref() for ref in self.made]
+        return [cell for cell in found if cell is not None and type(cell._value) is Traced]
 
     def close(self) -> None:
         """No value of this trace may be used from now on."""
         self.closed = True
         self.facts.closed = True
-
-
-def _own(array: Any) -> Array:
-    """The same buffer as a value of its own: a tape knows values by identity."""
-    view: Array = array.view()
-    return view
 
 
 def symbolic_shape(names: Sequence[Any], shape: tuple[int, ...], facts: Facts) -> tuple[Any, ...]:

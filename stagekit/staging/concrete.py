@@ -1,0 +1,349 @@
+"""`ConcreteFunction`: one traced graph with its plan, runnable under any interpreter.
+
+Eagerly it runs the plan; inside a trace it is inlined; under a tape or a dual it is one entry, whose
+derivative is again a concrete function, so that the same rule gives every order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+
+import stagekit.ops as ops
+from stagekit.autodiff import Dual, Tape
+from stagekit.graph import Graph
+from stagekit.node import Interned, Node, reachable
+from stagekit.op import current, using
+from stagekit.plan import Cost, Plan, cost
+from stagekit.staging.interpreter import Staging
+from stagekit.staging.replay import replay
+from stagekit.staging.rewrite import Fired, optimize
+from stagekit.symbolic import Dim, Expr, Facts, Formula, Number
+from stagekit.tensor import Tensor
+from stagekit.types import TensorType
+
+Env = Mapping[str, Any]
+
+
+class ConcreteFunction:
+    """A graph for one signature: `.graph`, `.optimized`, `.log`, `.plan`, `.cost()`, `.kernels()`.
+
+    `env` holds the values its symbolic names had when it was traced. Calling it runs it on flat
+    tensors, in the order of the graph's inputs.
+
+    >>> import stagekit as sk
+    >>> c = sk.function(lambda x: x * x).trace(sk.TensorSpec(("n",)))
+    >>> print(c.graph)
+    graph <lambda>(%x: f32[n])
+      %0: f32[n] = multiply(%x, %x)
+      return %0
+    <BLANKLINE>
+    """
+
+    def __init__(self, graph: Graph, env: Env, facts: Facts | None = None) -> None:
+        self.graph = graph
+        self.env = dict(env)
+        self.facts = facts or Facts(closed=True)
+        self._derivatives: dict[Any, list[Any]] = {}
+
+    # ----- stages
+
+    @cached_property
+    def _optimized(self) -> tuple[Graph, list[Fired]]:
+        return optimize(self.graph)
+
+    @property
+    def optimized(self) -> Graph:
+        """The graph after all rewrites."""
+        return self._optimized[0]
+
+    @property
+    def log(self) -> list[Fired]:
+        """The rewrites that fired: records of `.rule` and `.line`."""
+        return self._optimized[1]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The steps that a call runs."""
+        return Plan(self.optimized)
+
+    def cost(self) -> Cost:
+        """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
+        return cost(self.optimized, self.env)
+
+    def kernels(self, backend: str = "cpu") -> list[Any]:
+        """The generated kernels: none, plans run on NumPy's own."""
+        return []
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{n.name}: {n.type}" for n in self.graph.inputs)
+        outputs = ", ".join(str(n.type) for n in self.graph.outputs)
+        return f"<concrete {self.graph.name}({inputs}) -> ({outputs})>"
+
+    def _repr_html_(self) -> str:
+        return self.graph._repr_html_()
+
+    # ----- running
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The outputs for tensors in the order of `graph.inputs`: one, or a tuple."""
+        cells = [ops.asarray(x) for x in inputs]
+        out = self.run(cells, self.bind(cells))
+        return out[0] if len(out) == 1 else tuple(out)
+
+    def bind(self, cells: Sequence[Any]) -> dict[str, Any]:
+        """The values of the symbolic names for these inputs, other names as they were traced."""
+        env = dict(self.env)
+        for node, cell in zip(self.graph.inputs, cells, strict=True):
+            for size, now in zip(node.type.shape, cell.shape, strict=True):
+                if isinstance(size, Expr) and str(size) in self.env:
+                    env[str(size)] = now
+        return env
+
+    def run(self, cells: Sequence[Any], env: Env) -> list[Any]:
+        """The outputs as tensors, under the current interpreter."""
+        interpreter = current()
+        if interpreter is interpreter.base and not interpreter.traces:
+            return [Tensor(array) for array in self.arrays([c._value for c in cells], env)]
+        if type(interpreter) is Tape and not interpreter.base.traces:
+            return self._run_taped(interpreter, cells, env)
+        if type(interpreter) is Dual and not interpreter.base.traces:
+            return self._run_dual(interpreter, cells, env)
+        return replay(self.graph, cells, env)
+
+    def arrays(self, arrays: Sequence[Any], env: Env) -> list[Any]:
+        """The outputs as arrays, each an object of its own: tapes know values by identity."""
+        outputs = self.plan(arrays, env)
+        seen = set(map(id, arrays))
+        for k, array in enumerate(outputs):
+            if id(array) in seen:
+                outputs[k] = array.view()
+            seen.add(id(array))
+        return outputs
+
+    # ----- reverse mode
+
+    def _run_taped(self, tape: Tape, cells: Sequence[Any], env: Env) -> list[Any]:
+        values = [tape.read(cell) for cell in cells]
+        mask = tuple(id(v) in tape.values for v in values)
+        if not tape.recording or not any(mask):
+            with using(tape.below):
+                return self.run(cells, env)
+        pair = self._variant("vjp", mask, env, self._make_vjp)
+        with using(tape.below):
+            results = pair.forward.run([Tensor(v) for v in values], env)
+        outs, residuals = results[: pair.outputs], results[pair.outputs :]
+
+        def pullback(cts: list[Any]) -> list[Any]:
+            given = [
+                ops.zeros_like(out) if ct is None else ct
+                for ct, out, used in zip(cts, outs, pair.floats, strict=True)
+                if used
+            ]
+            found = iter(pair.backward.run([*residuals, *given], env))
+            return [next(found) if reached else None for reached in pair.reached]
+
+        tape.record_call(values, [tape.below.read(out) for out in outs], pullback)
+        return outs
+
+    def _make_vjp(self, mask: tuple[bool, ...], env: Env) -> _Vjp:
+        staging, dims, inputs = self._open(env)
+        with using(staging):
+            tape = Tape(staging)
+            wanted = [staging.read(x) for x, m in zip(inputs, mask, strict=True) if m]
+            for value in wanted:
+                tape.watch(value)
+            with using(tape):
+                outs = replay(self.graph, inputs, dims)
+            floats = [out.dtype.kind == "float" for out in outs]
+            cts = [
+                staging.input(f"ct{k}", staging.read(out).type) if used else None
+                for k, (out, used) in enumerate(zip(outs, floats, strict=True))
+            ]
+            seeds = [(staging.read(o), c) for o, c in zip(outs, cts, strict=True) if c is not None]
+            pulled = tape.pull(seeds, wanted)
+        found = iter([pulled.get(id(value)) for value in wanted])
+        grads = [next(found) if m else None for m in mask]
+        ct_nodes = [staging.read(c).node for c in cts if c is not None]
+        return _split(self, staging, env, outs, ct_nodes, grads, floats)
+
+    # ----- forward mode
+
+    def _run_dual(self, dual: Dual, cells: Sequence[Any], env: Env) -> list[Any]:
+        values = [dual.read(cell) for cell in cells]
+        tangents = [dual.tangents.get(id(v)) for v in values]
+        mask = tuple(t is not None for t in tangents)
+        with using(dual.below):
+            plain = [Tensor(v) for v in values]
+            if not any(mask):
+                return self.run(plain, env)
+            pushed = self._variant("jvp", mask, env, self._make_jvp)
+            moved = [pair[1] for pair in tangents if pair is not None]
+            results = pushed.function.run([*plain, *moved], env)
+            outs, out_tangents = results[: pushed.outputs], iter(results[pushed.outputs :])
+            for out, reached in zip(outs, pushed.reached, strict=True):
+                if reached:
+                    value = dual.below.read(out)
+                    dual.tangents[id(value)] = (value, next(out_tangents))
+        return outs
+
+    def _make_jvp(self, mask: tuple[bool, ...], env: Env) -> _Jvp:
+        staging, dims, inputs = self._open(env)
+        with using(staging):
+            dual = Dual(staging)
+            for k, (x, m) in enumerate(zip(inputs, mask, strict=True)):
+                if m:
+                    value = staging.read(x)
+                    dual.tangents[id(value)] = (value, staging.input(f"t{k}", value.type))
+            with using(dual):
+                outs = replay(self.graph, inputs, dims)
+            pairs = [dual.tangents.get(id(staging.read(out))) for out in outs]
+            tangents = [pair[1] for pair in pairs if pair is not None]
+            nodes = [staging.read(x).node for x in (*outs, *tangents)]
+        graph = self._closed(staging, f"{self.graph.name}_jvp", nodes)
+        function = ConcreteFunction(graph, env, staging.facts)
+        return _Jvp(function, len(outs), [pair is not None for pair in pairs], staging.facts)
+
+    # ----- derived traces
+
+    def _variant(self, mode: str, mask: tuple[bool, ...], env: Env, make: Any) -> Any:
+        """The derivative for these inputs whose facts hold for these sizes; made if there is none."""
+        variants = self._derivatives.setdefault((mode, mask), [])
+        for variant in variants:
+            if variant.facts.hold(env):
+                return variant
+        variants.append(make(mask, env))
+        return variants[-1]
+
+    def _open(self, env: Env) -> tuple[Staging, dict[str, Any], list[Tensor]]:
+        """A trace without values, its symbolic names, and fresh inputs like this graph's."""
+        facts = Facts()
+        staging = Staging(concolic=False, control="error", facts=facts)
+        dims = symbols(self.graph, env, facts)
+        shapes = [tuple(_size(s, dims) for s in n.type.shape) for n in self.graph.inputs]
+        inputs = [
+            staging.input(node.name, TensorType(node.type.dtype, shape, node.type.device))
+            for node, shape in zip(self.graph.inputs, shapes, strict=True)
+        ]
+        return staging, dims, inputs
+
+    def _closed(self, staging: Staging, name: str, outputs: Sequence[Node]) -> Graph:
+        graph = Graph(
+            name, tuple(staging.inputs), tuple(outputs), tuple(staging.checks), staging.lines
+        )
+        staging.close()
+        return graph
+
+
+class _Vjp(NamedTuple):
+    """Forward with residuals, and backward; `reached` says which inputs get a cotangent."""
+
+    forward: ConcreteFunction
+    backward: ConcreteFunction
+    outputs: int
+    floats: list[bool]
+    reached: list[bool]
+    facts: Facts
+
+
+class _Jvp(NamedTuple):
+    """Outputs and the tangents of those `reached`."""
+
+    function: ConcreteFunction
+    outputs: int
+    reached: list[bool]
+    facts: Facts
+
+
+def symbols(graph: Graph, env: Env, facts: Facts) -> dict[str, Any]:
+    """Each symbolic name of a graph as a `Dim` or `Number` with its value in `env`."""
+    return {name: symbol(name, env[name], facts) for name in graph.symbols}
+
+
+def symbol(name: str, value: Any, facts: Facts) -> Number:
+    """A named size or number with its value now."""
+    if isinstance(value, float):
+        return Number(Formula.named(name), value, facts)
+    return Dim(Expr.named(name), value, facts)
+
+
+def _size(size: Any, dims: Env) -> Any:
+    return size.evaluate(dims) if isinstance(size, Expr) else size
+
+
+def _split(
+    whole: ConcreteFunction,
+    staging: Staging,
+    env: Env,
+    outs: Sequence[Any],
+    ct_nodes: Sequence[Node],
+    grads: Sequence[Any],
+    floats: list[bool],
+) -> _Vjp:
+    """Cut one graph of outputs and gradients into a forward that keeps what the backward needs."""
+    out_nodes = [staging.read(out).node for out in outs]
+    grad_nodes = [staging.read(g).node for g in grads if g is not None]
+    late = _depending(grad_nodes, ct_nodes)
+    used = [x for n in reachable(grad_nodes) if n in late for x in n.inputs if x not in late]
+    kept = dict.fromkeys(n for n in (*used, *grad_nodes) if n not in late and not _is_free(n))
+    residuals = [n for n in kept if n not in ct_nodes]
+    inputs = tuple(n for n in staging.inputs if n not in ct_nodes)
+    early = tuple(n for n in staging.checks if n not in late)
+    name = whole.graph.name
+    forward = Graph(f"{name}_forward", inputs, (*out_nodes, *residuals), early, staging.lines)
+    backward = _rebuilt(f"{name}_backward", residuals, ct_nodes, grad_nodes, staging, late)
+    staging.close()
+    return _Vjp(
+        ConcreteFunction(forward, env, staging.facts),
+        ConcreteFunction(backward, env, staging.facts),
+        len(out_nodes),
+        floats,
+        [g is not None for g in grads],
+        staging.facts,
+    )
+
+
+def _is_free(node: Node) -> bool:
+    """Whether a node costs nothing to make again: constants and fills."""
+    return node.constant is not None or (node.op is not None and not node.inputs)
+
+
+def _depending(roots: Sequence[Node], sources: Sequence[Node]) -> set[Node]:
+    """The nodes that need one of `sources`."""
+    late = set(sources)
+    for node in reachable(roots):
+        if any(x in late for x in node.inputs):
+            late.add(node)
+    return late
+
+
+def _rebuilt(
+    name: str,
+    residuals: Sequence[Node],
+    cts: Sequence[Node],
+    outputs: Sequence[Node],
+    staging: Staging,
+    late: set[Node],
+) -> Graph:
+    """The backward as a graph of its own, whose inputs are the residuals and the cotangents."""
+    interned, lines = Interned(), {}
+    renamed = [(n, f"r{k}") for k, n in enumerate(residuals)] + [(n, n.name) for n in cts]
+    made = {node: interned.input(name_, node.type) for node, name_ in renamed}
+    inputs = tuple(made.values())
+    for node in reachable(outputs):
+        if node in made or not (node in late or _is_free(node)):
+            continue
+        if node.constant is not None:
+            made[node] = interned.constant(node.constant, node.type)
+        else:
+            assert node.op is not None
+            operands = tuple(made[x] for x in node.inputs)
+            made[node] = interned.apply(node.op, operands, dict(node.attrs), node.type)
+        if node in staging.lines:
+            lines[made[node]] = staging.lines[node]
+    checks = tuple(made[n] for n in staging.checks if n in late and n in made)
+    return Graph(name, inputs, tuple(made[n] for n in outputs), checks, lines)
+
+
