@@ -199,9 +199,11 @@ def _leaf(path: str, records: dict[str, Any], contents: Contents) -> _Leaf:
     return _Leaf(source, kind, value, name)
 
 
-def _scalar(kind: str, text: str) -> Any:
+def _scalar(kind: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        raise ValueError(f"the value {text!r} is no text")
     if kind == "str":
-        return str(text)
+        return text
     if kind == "bool":
         return {"True": True, "False": False}[text]
     return {"int": int, "float": float}[kind](text)
@@ -221,7 +223,10 @@ def _built(node: Any, leaves: dict[str, _Leaf]) -> Any:
             return made[leaf.source]
         ((kind, children),) = node.items()
         if kind == "dict":
-            return {_key(key): build(child) for key, child in children}
+            items = {_key(key): build(child) for key, child in children}
+            if len(items) < len(children):
+                raise ValueError("a dict has a key twice")
+            return items
         return {"list": list, "tuple": tuple}[kind](map(build, children))
 
     return build(node)

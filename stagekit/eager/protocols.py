@@ -1,4 +1,4 @@
-"""How others meet a tensor: NumPy's ufuncs and functions, DLPack, the array namespace, HTML.
+"""How others meet a tensor: NumPy's ufuncs and functions, DLPack, HTML, copy, pickle.
 
 `np.exp(x)` is the op of that name, so it is staged, differentiated and checked like any other. What
 has no counterpart raises TypeError naming the way out, `x.numpy()`: no tensor turns into an array
@@ -7,6 +7,7 @@ unasked.
 
 from __future__ import annotations
 
+import copyreg
 import html
 import sys
 from collections.abc import Callable
@@ -309,7 +310,33 @@ def _repr_html_(self: Any) -> str:
     return f"<div><b>{html.escape(facts)}</b><pre>{html.escape(preview)}</pre></div>"
 
 
+# ----- copies and pickles: by value, with class, name and attributes ------------------------------
+
+
+def __reduce_ex__(self: Any, protocol: Any) -> Any:
+    """Everything by value; within one pickle or deepcopy an object stays one object."""
+    attributes, slots = object.__getstate__(self)
+    slots = {**slots, "_value": ops.on_host(self, "a pickle or deep copy")}
+    return copyreg.__newobj__, (type(self),), (attributes, slots)  # type: ignore[attr-defined]
+
+
+def __copy__(self: Any) -> Any:
+    """Another tensor of the same class, value and attributes; in a trace, still of that trace."""
+    if isinstance(self, Variable):
+        return Variable(self, self.name)
+    plain = ops.alias(self)
+    if type(self) is Tensor:
+        return plain
+    attributes, slots = object.__getstate__(self)
+    twin = copyreg.__newobj__(type(self))  # type: ignore[attr-defined]
+    for name, value in {**(attributes or {}), **slots, "_value": plain._value}.items():
+        setattr(twin, name, value)
+    return twin
+
+
 for _method in (
+    __reduce_ex__,
+    __copy__,
     __array_ufunc__,
     __array_function__,
     __dlpack__,
