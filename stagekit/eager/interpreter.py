@@ -1,4 +1,4 @@
-"""`Eager`: run the op's NumPy evaluation, and only if it raises, the type rule that words the error."""
+"""`Eager`: run the op's NumPy evaluation; if it raises, the type rule that words the error."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from stagekit.errors import DTypeError, ShapeError, StagekitError
 from stagekit.evaluation import FAILURES, explain, quiet, quietly, scalar, spring, type_of
-from stagekit.op import Cell, Interpreter, Op, current, install
+from stagekit.op import Cell, Interpreter, Op, current, install, weak_type
 from stagekit.settings import config
 from stagekit.source import here
 from stagekit.symbolic import Number
 from stagekit.tensor import Tensor
-from stagekit.types import DType, dtype
+from stagekit.types import WEAK, DType, default_float, dtype, promote, require_in_range
 
 
 @final
@@ -86,7 +86,17 @@ def as_array(obj: Any) -> np.ndarray[Any, Any]:
             f"asarray: cannot make a tensor of {type(obj).__name__} (found {array.dtype})",
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
-    return array.astype(_default(obj, array.dtype).numpy)
+    kinds = _kinds(obj)
+    target = promote(list(kinds)) if kinds else default_float
+    if target.kind in ("int", "uint") and array.size:
+        require_in_range(array.min().item(), target)
+        require_in_range(array.max().item(), target)
+    return array.astype(target.numpy)
+
+
+def _is_plain(items: Any) -> bool:
+    """Whether a list holds Python numbers alone."""
+    return set(map(type, items)) <= set(WEAK)
 
 
 def _plain(obj: Any) -> Any:
@@ -94,29 +104,20 @@ def _plain(obj: Any) -> Any:
     if isinstance(obj, Cell):
         return current().base.read(obj)
     if isinstance(obj, (list, tuple)):
-        return [_plain(item) for item in obj]
+        return obj if _is_plain(obj) else [_plain(item) for item in obj]
     return obj.value if isinstance(obj, Number) else obj
 
 
-def _default(obj: Any, found: np.dtype[Any]) -> DType:
-    """The type of a nested list: float32 for Python floats, int64 for ints, else what NumPy found."""
-    strong = _strong(obj)
-    if found.kind == "f" and not strong:
-        return dtype(float)
-    if found.kind == "f" and all(d.kind != "f" or d.itemsize < 8 for d in strong):
-        return dtype(np.result_type(np.float32, *(d for d in strong if d.kind == "f")))
-    return dtype(found)
-
-
-def _strong(obj: Any) -> list[np.dtype[Any]]:
-    """The data types of the NumPy scalars, arrays and tensors in a nested list."""
+def _kinds(obj: Any) -> set[DType | type]:
+    """The types of what nested lists hold: weak for Python numbers, strong for all else."""
     if isinstance(obj, (list, tuple)):
-        return [d for item in obj for d in _strong(item)]
+        return set(map(type, obj)) if _is_plain(obj) else set().union(*map(_kinds, obj))
     if isinstance(obj, Cell):
-        return [obj._value.dtype]
-    return [obj.dtype] if isinstance(obj, (np.ndarray, np.generic)) else []
+        return {dtype(obj._value.dtype)}
+    if isinstance(obj, (np.ndarray, np.generic)):
+        return {dtype(obj.dtype)}
+    return {weak_type(obj) or next(kind for kind in WEAK if isinstance(obj, kind))}
 
 
 EAGER = Eager()
 install(EAGER)
-

@@ -480,4 +480,8 @@ def isdtype(dtype: DType, kind: Any) -> bool:
     """
     if isinstance(kind, tuple):
         return any(isdtype(dtype, k) for k in kind)
-    return dtype.kind in _KINDS[kind] if isinstance(kind, str) else dtype is as_dtype(kind)
+    if not isinstance(kind, str):
+        return dtype is as_dtype(kind)
+    if kind not in _KINDS:
+        raise ValueError(f"isdtype: no kind {kind!r}\n  fix: use one of {', '.join(_KINDS)}")
+    return dtype.kind in _KINDS[kind]

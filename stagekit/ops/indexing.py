@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -268,16 +269,28 @@ _scatter = Op(
 # ----- NumPy's index expressions ------------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
+@dataclass
+class _Plan:
     """An index expression as steps: slice, flip, reshape, then gather."""
 
-    starts: tuple[Any, ...]
-    sizes: tuple[Any, ...]
-    strides: tuple[Any, ...]
-    flips: Axes
-    shape: tuple[Any, ...]  # after dropping integers and adding None axes
-    axes: Axes  # of that shape, to be gathered
-    indices: tuple[Any, ...]
+    starts: list[Any] = field(default_factory=list)
+    sizes: list[Any] = field(default_factory=list)
+    strides: list[Any] = field(default_factory=list)
+    flips: list[int] = field(default_factory=list)
+    shape: list[Any] = field(default_factory=list)  # integers dropped, None axes added
+    axes: list[int] = field(default_factory=list)  # of that shape, to be gathered
+    indices: list[Any] = field(default_factory=list)
+    separator: int | None = None  # an axis of that shape that is no axis of the result
+
+    def slice(self, start: Any, size: Any, stride: Any) -> None:
+        self.starts.append(start)
+        self.sizes.append(size)
+        self.strides.append(stride)
+
+    def gather(self, size: Any, index: Any) -> None:
+        self.axes.append(len(self.shape))
+        self.indices.append(index)
+        self.shape.append(size)
 
 
 def _is_integer(item: Any) -> bool:
@@ -290,7 +303,7 @@ def _is_array(item: Any) -> bool:
 
 def _axes_used(item: Any) -> int:
     """How many axes of the tensor an item of a key stands for."""
-    if item is None or item is Ellipsis:
+    if item is None or item is Ellipsis or item is _SEPARATOR:
         return 0
     return item.ndim if isinstance(item, Cell) and item.dtype is bool_ else 1
 
@@ -306,7 +319,7 @@ def _items(x: Any, key: Any) -> list[Any]:
     dots = [k for k, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1:
         raise BoundsError("index: two ellipses", fix="use `...` once").located(here())
-    gap = [slice(None)] * (x.ndim - used)
+    gap = [slice(None)] * (x.ndim - used) or [_SEPARATOR] * len(dots)
     where = dots[0] if dots else len(parts)
     items: list[Any] = []
     axis = 0
@@ -332,50 +345,53 @@ class _New(NamedTuple):
     index: Any
 
 
+# An ellipsis that stands for no axis: NumPy counts the index arrays around it as not adjacent.
+_SEPARATOR = object()
+
+
 def _plan(x: Any, key: Any) -> _Plan:
     items = _items(x, key)
     mixed = any(isinstance(item, (Cell, _New)) for item in items)
-    starts, sizes, strides, flips = [], [], [], []
-    shape: list[Any] = []
-    axes: list[int] = []
-    indices: list[Any] = []
-    axis = 0
-    for item in items:
-        if isinstance(item, _New):
-            axes.append(len(shape))
-            indices.append(item.index)
-        if item is None or isinstance(item, _New):
-            shape.append(1)
-            continue
-        n = x.shape[axis]
-        if isinstance(item, slice):
-            start, size, stride = _slice_bounds(item, n)
-            if stride < 0:
-                flips.append(axis)
-                start, stride = start + (size - 1) * stride if size != 0 else 0, -stride
-            shape.append(size)
-        elif _is_integer(item) and not mixed:
-            start, size, stride = _in_bounds(item, n, axis), 1, 1
-        elif _is_integer(item) or isinstance(item, Cell):
-            start, size, stride = 0, n, 1
-            axes.append(len(shape))
-            indices.append(ops.asarray(item))
-            shape.append(n)
-        else:
-            raise DTypeError(
-                f"index: {type(item).__name__} is no index",
-                fix="use integers, slices, None, `...`, integer or bool tensors",
-            ).located(here())
-        starts.append(start)
-        sizes.append(size)
-        strides.append(stride)
-        axis += 1
-    if indices:
-        shapes = [index.shape for index in indices]
-        common = ops.located_shapes("index", *shapes)
-        indices = [ops.broadcast_to(index, common) for index in indices]
-    packed = (tuple(part) for part in (starts, sizes, strides, flips, shape, axes, indices))
-    return _Plan(*packed)
+    plan = _Plan()
+    for k, item in enumerate(items):
+        if item is not _SEPARATOR:
+            _add(plan, x, item, mixed)
+        elif plan.axes and any(_is_integer(i) or isinstance(i, (Cell, _New)) for i in items[k:]):
+            plan.separator = len(plan.shape)
+            plan.shape.append(1)
+    if plan.indices:
+        common = ops.located_shapes("index", *(index.shape for index in plan.indices))
+        plan.indices = [ops.broadcast_to(index, common) for index in plan.indices]
+    return plan
+
+
+def _add(plan: _Plan, x: Any, item: Any, mixed: bool) -> None:
+    """One item more; among index arrays (`mixed`) an integer counts as one of them."""
+    axis = len(plan.starts)
+    if item is None:
+        plan.shape.append(1)
+    elif isinstance(item, _New):
+        plan.gather(1, item.index)
+    elif isinstance(item, slice):
+        start, size, stride = _slice_bounds(item, x.shape[axis])
+        if stride < 0:
+            plan.flips.append(axis)
+            start, stride = start + (size - 1) * stride if size != 0 else 0, -stride
+        plan.slice(start, size, stride)
+        plan.shape.append(size)
+    elif isinstance(item, Cell):
+        plan.slice(0, x.shape[axis], 1)
+        plan.gather(x.shape[axis], item)
+    elif not _is_integer(item):
+        raise DTypeError(
+            f"index: {type(item).__name__} is no index",
+            fix="use integers, slices, None, `...`, integer or bool tensors",
+        ).located(here())
+    elif mixed:
+        plan.slice(0, x.shape[axis], 1)
+        plan.gather(x.shape[axis], ops.asarray(_in_bounds(item, x.shape[axis], axis)))
+    else:
+        plan.slice(_in_bounds(item, x.shape[axis], axis), 1, 1)
 
 
 def _in_bounds(i: Any, n: Any, axis: int) -> Any:
@@ -433,13 +449,17 @@ def getitem(x: Any, key: Any) -> Any:
     plan = _plan(x, key)
     out = x
     if not same_shape(plan.sizes, x.shape) or any(d != 1 for d in plan.strides):
-        out = ops.slice(out, starts=plan.starts, sizes=plan.sizes, strides=plan.strides)
+        starts, sizes, strides = (tuple(v) for v in (plan.starts, plan.sizes, plan.strides))
+        out = ops.slice(out, starts=starts, sizes=sizes, strides=strides)
     if plan.flips:
-        out = ops.flip(out, axis=plan.flips)
+        out = ops.flip(out, axis=tuple(plan.flips))
     if not same_shape(plan.shape, out.shape):
-        out = ops.reshape(out, plan.shape)
+        out = ops.reshape(out, tuple(plan.shape))
     if plan.indices:
-        out = gather(out, *plan.indices, axes=plan.axes)
+        out = gather(out, *plan.indices, axes=tuple(plan.axes))
+    if plan.separator is not None:
+        kept = sum(k not in plan.axes for k in range(plan.separator))
+        out = ops.squeeze(out, axis=plan.indices[0].ndim + kept)
     return ops.alias(x) if out is x else out
 
 
