@@ -109,6 +109,11 @@ def using(interpreter: Interpreter) -> Iterator[None]:
         _current.reset(token)
 
 
+def switch(interpreter: Interpreter) -> None:
+    """Run ops under `interpreter` until the next switch in this thread; see `using`."""
+    _current.set(interpreter)
+
+
 class Speller(Protocol):
     """How element rules speak: of scalars, folds and choices, to Python numbers or to kernel code.
 

@@ -1,18 +1,22 @@
 """Pytrees: nested tuples, lists, dicts, namedtuples, dataclasses and None, with tensors as leaves.
 
-optree does the work; a dict keeps its insertion order, since the order of a loop over it depends on it.
+optree does the work. A dict keeps its insertion order, since the order of a loop over it depends on
+it. A user's dataclass is structure; the package's own (data types, specs) are leaves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import optree
 
 _NAMESPACE = "stagekit"
-optree.dict_insertion_ordered(True, namespace=_NAMESPACE).__enter__()
+_insertion_order = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
+_insertion_order.__enter__()  # for good: it ends when the object is dropped
+_registering = threading.Lock()
 _dataclasses: set[type] = set()
 
 Spec = optree.PyTreeSpec
@@ -33,22 +37,22 @@ def register_pytree(
     >>> flatten(Pair(1, 2))[0]
     [1, 2]
     """
-    optree.register_pytree_node(cls, flatten, unflatten, namespace=_NAMESPACE)  # type: ignore[arg-type]
+    optree.register_pytree_node(cls, flatten, unflatten, namespace=_NAMESPACE)
 
 
 def flatten(tree: Any) -> tuple[list[Any], Spec]:
     """The leaves of a tree and its structure; a dataclass seen for the first time is registered."""
     while True:
         leaves, spec = optree.tree_flatten(tree, namespace=_NAMESPACE)
-        fresh = {type(x) for x in leaves if _is_dataclass(x)} - _dataclasses
+        fresh = [cls for cls in {type(x) for x in leaves} if _is_structure(cls)]
         if not fresh:
             return leaves, spec
         for cls in fresh:
             _register_dataclass(cls)
 
 
-def _is_dataclass(obj: Any) -> bool:
-    return hasattr(type(obj), "__dataclass_fields__")
+def _is_structure(cls: type) -> bool:
+    return hasattr(cls, "__dataclass_fields__") and not cls.__module__.startswith("stagekit.")
 
 
 def _register_dataclass(cls: type) -> None:
@@ -58,13 +62,15 @@ def _register_dataclass(cls: type) -> None:
         return tuple(getattr(obj, name) for name in names), None, names
 
     def make(aux: Any, children: Any) -> Any:
-        obj = object.__new__(cls)
+        obj: Any = object.__new__(cls)
         for name, child in zip(names, children, strict=True):
             object.__setattr__(obj, name, child)
         return obj
 
-    _dataclasses.add(cls)
-    optree.register_pytree_node(cls, take, make, namespace=_NAMESPACE)  # type: ignore[arg-type]
+    with _registering:
+        if cls not in _dataclasses:
+            optree.register_pytree_node(cls, take, make, namespace=_NAMESPACE)
+            _dataclasses.add(cls)
 
 
 def unflatten(spec: Spec, leaves: Iterable[Any]) -> Any:
@@ -72,10 +78,27 @@ def unflatten(spec: Spec, leaves: Iterable[Any]) -> Any:
     return optree.tree_unflatten(spec, leaves)
 
 
+def flatten_as(spec: Spec, tree: Any) -> list[Any]:
+    """What stands in `tree` where `spec` has leaves, in its order: dict entries go by key.
+
+    Raises ValueError where the structures differ.
+
+    >>> flatten_as(flatten({"a": 1, "b": 2})[1], {"b": 20, "a": 10})
+    [10, 20]
+    """
+    return spec.flatten_up_to(tree)
+
+
 def map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """A tree of the same structure with `function` applied to each leaf (and those of `rest`)."""
+    """A tree of the same structure with `function` applied to each leaf (and those of `rest`).
+
+    Raises ValueError where the structures differ; the order of dict entries does not matter.
+
+    >>> map(lambda a, b: a + b, {"a": 1, "b": 2}, {"b": 20, "a": 10})
+    {'a': 11, 'b': 22}
+    """
     leaves, spec = flatten(tree)
-    others = [flatten(other)[0] for other in rest]
+    others = [flatten_as(spec, other) for other in rest]
     return unflatten(spec, [function(*group) for group in zip(leaves, *others, strict=True)])
 
 

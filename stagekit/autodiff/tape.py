@@ -1,0 +1,491 @@
+"""The interpreters of differentiation: `Tape` (reverse) and `Dual` (forward), and `GradientTape`.
+
+A derivative flows through a *value*, known by identity: two tapes over one value never mix. Rules
+run under the interpreter below, so they nest with each other and with staging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self, final
+
+import stagekit.ops as ops
+from stagekit import tree
+from stagekit.errors import DTypeError, TraceError
+from stagekit.op import Cell, Interpreter, Op, Over, current, switch, using
+from stagekit.source import Location, attributed, here
+from stagekit.tensor import Tensor, Variable, own
+
+
+def is_tensor(obj: Any) -> bool:
+    return isinstance(obj, Cell)
+
+
+def is_float(obj: Any) -> bool:
+    return isinstance(obj, Tensor) and obj.dtype.kind == "float"
+
+
+# ----- what a tape keeps --------------------------------------------------------------------------
+
+
+@final
+class Cotangents:
+    """Cotangents of values while a tape is pulled, by identity.
+
+    `wanted` values keep theirs; only what depends on one of them is `useful`.
+    """
+
+    def __init__(self, wanted: Iterable[Any], records: Iterable[Record | CallRecord]) -> None:
+        self.known: dict[int, Any] = {}
+        self.wanted = {id(value) for value in wanted}
+        self.useful = set(self.wanted)
+        for record in records:
+            record.mark(self.useful)
+
+    def add(self, value: Any, ct: Any) -> None:
+        before = self.known.get(id(value))
+        self.known[id(value)] = ct if before is None else before + ct
+
+    def take(self, value: Any) -> Any:
+        """The cotangent of a result, complete once everything after it has been pulled."""
+        key = id(value)
+        return self.known.get(key) if key in self.wanted else self.known.pop(key, None)
+
+
+class Record(NamedTuple):
+    """One op that a tape saw: what it took, what it gave, and the user's line (while staging)."""
+
+    op: Op
+    inputs: Sequence[Any]
+    out: Any
+    attrs: dict[str, Any]
+    line: Location | None
+
+    def mark(self, useful: set[int]) -> None:
+        for value in self.inputs:
+            if id(value) in useful:
+                useful.add(id(self.out))
+                return
+
+    def pull(self, cts: Cotangents) -> None:
+        ct = cts.take(self.out)
+        if ct is None:
+            return
+        if self.line is None:
+            self._share(ct, cts)
+        else:
+            with attributed(self.line):
+                self._share(ct, cts)
+
+    def _share(self, ct: Any, cts: Cotangents) -> None:
+        op, inputs, out, attrs, _ = self
+        assert op.vjp is not None
+        result, cells = Tensor(out), [Tensor(value) for value in inputs]
+        for i, value in enumerate(inputs):
+            if id(value) in cts.useful:
+                share = op.vjp(i, ct, result, cells, attrs)
+                if share is not None:
+                    cts.add(value, share)
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """A whole call that a tape saw as one entry: the cotangents of its results go back together.
+
+    `pullback` takes those of the results seen (by index, zeros where no gradient came) and the
+    indices of the inputs wanted, and gives one cotangent for each of these, None for zero.
+    """
+
+    inputs: Sequence[Any]
+    outs: dict[int, Any]
+    pullback: Callable[[dict[int, Any], list[int]], Sequence[Any]]
+    line: Location | None
+
+    def mark(self, useful: set[int]) -> None:
+        if any(id(value) in useful for value in self.inputs):
+            useful.update(id(value) for value in self.outs.values())
+
+    def pull(self, cts: Cotangents) -> None:
+        taken = {index: cts.take(value) for index, value in self.outs.items()}
+        wanted = [i for i, value in enumerate(self.inputs) if id(value) in cts.useful]
+        if not wanted or all(ct is None for ct in taken.values()):
+            return
+        given = {
+            index: ops.zeros_like(Tensor(self.outs[index])) if ct is None else ct
+            for index, ct in taken.items()
+        }
+        with attributed(self.line) if self.line else nullcontext():
+            shares = self.pullback(given, wanted)
+        for i, share in zip(wanted, shares, strict=True):
+            if share is not None:
+                cts.add(self.inputs[i], share)
+
+
+class Rule(Protocol):
+    """The derivative of a function of tensors `xs` with several results, each known by its index.
+
+    The op `custom` attaches it to the results, one after the other.
+    """
+
+    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> Sequence[Any]:
+        """The cotangents of the `wanted` xs (None: zero) for those of the results.
+
+        A result that was dropped from a graph as unused is missing.
+        """
+
+    def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> Mapping[int, Any]:
+        """The tangents of the float results for those of the xs (None: zero)."""
+
+
+# ----- reverse mode -------------------------------------------------------------------------------
+
+
+@final
+class Tape(Over):
+    """Records the ops through which a gradient may flow; `pull` walks them backwards."""
+
+    def __init__(self, below: Interpreter) -> None:
+        super().__init__(below)
+        self.values: dict[int, Any] = {}  # by identity; keeping them alive keeps ids unique
+        self.variables: dict[int, tuple[Variable, dict[int, Any]]] = {}  # and their values read
+        self.records: list[Record | CallRecord] = []
+        self.calls: dict[tuple[int, ...], CallRecord] = {}  # by rule and operands
+        self.recording = self.open = True
+
+    def watch(self, value: Any) -> None:
+        """Follow a value, if it is of a float type."""
+        if value.dtype.kind == "f":
+            self.values[id(value)] = value
+
+    def follow(self, cell: Any) -> Any:
+        """Watch the value that a cell holds now, and give it."""
+        value = self.below.read(cell)
+        self._count(cell, value)
+        return value
+
+    def _count(self, cell: Any, value: Any) -> None:
+        if value.dtype.kind == "f":
+            self.values[id(value)] = value
+            if type(cell) is Variable:
+                self.variables.setdefault(id(cell), (cell, {}))[1][id(value)] = value
+
+    def read(self, cell: Any) -> Any:
+        value = self.below.read(cell)
+        if type(cell) is Variable and self.recording:
+            self._count(cell, value)
+        return value
+
+    def write(self, cell: Any, value: Any) -> None:
+        """A Variable takes a value of its own: an assignment is not differentiated."""
+        self.below.write(cell, own(Tensor(value)) if type(cell) is Variable else value)
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        read = self.below.read
+        inputs = [self.read(a) if type(a) is Variable else read(a) for a in args]
+        out = self.below.apply(op, args, attrs)
+        if self.recording and op.vjp is not None:
+            values = self.values
+            for value in inputs:
+                if id(value) in values:
+                    self._record(op, inputs, self.below.read(out), attrs)
+                    break
+        return out
+
+    def _record(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
+        if out.dtype.kind != "f":
+            return
+        line = here() if self.base.traces else None
+        self.values[id(out)] = out
+        if op is ops.custom:
+            self._record_rule(attrs["rule"], inputs[1:], attrs["index"], out, line)
+        else:
+            self.records.append(Record(op, inputs, out, attrs, line))
+
+    def _record_rule(
+        self, rule: Rule, inputs: list[Any], index: int, out: Any, line: Location | None
+    ) -> None:
+        """One more result of a call, which is recorded where its first result was."""
+
+        def pullback(cts: dict[int, Any], wanted: list[int]) -> Sequence[Any]:
+            return rule.pull(cts, [Tensor(value) for value in inputs], wanted)
+
+        key = (id(rule), *map(id, inputs))
+        call = self.calls.get(key)
+        if call is None:
+            call = self.calls[key] = CallRecord(inputs, {}, pullback, line)
+            self.records.append(call)
+        call.outs[index] = out
+
+    def record_call(
+        self, inputs: Sequence[Any], outs: Sequence[Any], pullback: Callable[[list[Any]], list[Any]]
+    ) -> None:
+        """Note a call by its values; each float result now depends on the inputs.
+
+        `pullback` takes one cotangent a result (None for integers), and gives one an input.
+        """
+
+        def pull(cts: dict[int, Any], wanted: list[int]) -> list[Any]:
+            shares = pullback([cts.get(k) for k in range(len(outs))])
+            return [shares[i] for i in wanted]
+
+        for value in outs:
+            self.watch(value)
+        floats = {k: value for k, value in enumerate(outs) if value.dtype.kind == "f"}
+        self.records.append(CallRecord(inputs, floats, pull, None))
+
+    def pull(self, seeds: Iterable[tuple[Any, Any]], wanted: Iterable[Any]) -> dict[int, Any]:
+        """Cotangents of the `wanted` values (by id) for those of results, by the chain rule."""
+        cts = Cotangents(wanted, self.records)
+        for value, ct in seeds:
+            if id(value) in cts.useful:
+                cts.add(value, ct)
+        with self.paused():
+            for record in reversed(self.records):
+                record.pull(cts)
+        return cts.known
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is recorded inside."""
+        was, self.recording = self.recording, False
+        try:
+            yield
+        finally:
+            self.recording = was
+
+    def gradients(
+        self, seeds: Iterable[tuple[Any, Any]], sources: Sequence[tuple[Any, Any]]
+    ) -> list[Any]:
+        """The cotangent of each source (its cell, its value when watched), None if unconnected.
+
+        Every read of a Variable is the same source.
+        """
+        groups = [
+            list(self.variables[id(cell)][1].values()) if id(cell) in self.variables else [value]
+            for cell, value in sources
+        ]
+        cts = self.pull(seeds, [value for group in groups for value in group])
+        found = [[cts[id(value)] for value in group if id(value) in cts] for group in groups]
+        return [ops.total(parts) if parts else None for parts in found]
+
+    def forget(self) -> None:
+        """Drop everything recorded."""
+        self.recording = False
+        for kept in (self.records, self.calls, self.values, self.variables):
+            kept.clear()
+
+
+# ----- forward mode -------------------------------------------------------------------------------
+
+
+@final
+class Dual(Over):
+    """Carries a tangent beside each value that depends on the inputs."""
+
+    def __init__(self, below: Interpreter) -> None:
+        super().__init__(below)
+        self.tangents: dict[int, tuple[Any, Any]] = {}  # id -> (value, tangent)
+        self.variables: dict[int, tuple[Variable, Any]] = {}  # id -> (cell, tangent)
+        self._joint: tuple[Any, list[Any], Mapping[int, Any]] | None = None  # key, values, tangents
+
+    def follow(self, cell: Any, tangent: Any) -> None:
+        """Give the value that a cell holds now a tangent; a Variable keeps it when assigned."""
+        value = self.below.read(cell)
+        self.tangents[id(value)] = (value, tangent)
+        if type(cell) is Variable:
+            self.variables[id(cell)] = (cell, tangent)
+
+    def write(self, cell: Any, value: Any) -> None:
+        """A Variable takes a value of its own: an assignment is not differentiated."""
+        if type(cell) is not Variable:
+            self.below.write(cell, value)
+            return
+        self.below.write(cell, own(Tensor(value)))
+        if id(cell) in self.variables:
+            self.follow(*self.variables[id(cell)])
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        inputs = [self.below.read(a) for a in args]
+        out = self.below.apply(op, args, attrs)
+        if op.jvp is not None:
+            known = self.tangents
+            for value in inputs:
+                if id(value) in known:
+                    self._push(op, inputs, self.below.read(out), attrs)
+                    break
+        return out
+
+    def _push(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
+        if out.dtype.kind != "f":
+            return
+        pairs = [self.tangents.get(id(value)) for value in inputs]
+        tangents = [None if pair is None else pair[1] for pair in pairs]
+        with using(self.below):
+            if op is ops.custom:
+                tangent = self._push_joint(attrs["rule"], tangents[1:], inputs[1:], attrs["index"])
+            else:
+                assert op.jvp is not None
+                cells = [Tensor(value) for value in inputs]
+                tangent = op.jvp(tangents, Tensor(out), cells, attrs)
+        if tangent is not None:
+            self.tangents[id(out)] = (out, tangent)
+
+    def _push_joint(self, rule: Rule, tangents: list[Any], inputs: list[Any], index: int) -> Any:
+        """The tangent of one result of a call; all its results ask one after the other."""
+        if all(tangent is None for tangent in tangents):
+            return None
+        key = (rule, *map(id, inputs))
+        if self._joint is None or self._joint[0] != key:
+            self._joint = (key, inputs, rule.push(tangents, [Tensor(value) for value in inputs]))
+        return self._joint[2][index]
+
+    def tangent(self, value: Any) -> Any:
+        """The tangent of a value: zeros where it does not depend on the inputs."""
+        pair = self.tangents.get(id(value))
+        return ops.zeros_like(Tensor(value)) if pair is None else pair[1]
+
+
+# ----- the tape as a context manager --------------------------------------------------------------
+
+
+def unit_tensors(like: Any) -> list[Any]:
+    """The tensors of a shape and type that are 1 at one place and 0 elsewhere, in order."""
+    shape = tuple(int(n) for n in like.shape)
+    n = math.prod(shape)
+    rows = ops.reshape(ops.eye(n, dtype=like.dtype), (n, *shape))
+    return [rows[k] for k in range(n)]
+
+
+def stacked(rows: Sequence[Any], shape: Sequence[Any], like: Any, *, axis: int = 0) -> Any:
+    """One Jacobian of its rows (columns: `axis=-1`); zeros of the type of `like` where none are."""
+    if not rows:
+        return ops.zeros(tuple(shape), dtype=like.dtype)
+    return ops.reshape(ops.stack(rows, axis=axis), tuple(shape))
+
+
+@final
+class GradientTape:
+    """Records what runs inside `with`; `gradient` then differentiates it. Variables are watched.
+
+    A tape serves one call of `gradient` or `jacobian`, a `persistent` one many. Raises TraceError
+    where tapes end in another order than last begun, first ended. Source: `tf.GradientTape`.
+
+    >>> import stagekit as sk
+    >>> x = sk.asarray(3.0)
+    >>> with sk.GradientTape() as tape:
+    ...     tape.watch(x)
+    ...     y = x * x
+    >>> tape.gradient(y, x).item()
+    6.0
+    """
+
+    def __init__(self, persistent: bool = False) -> None:
+        self._persistent = persistent
+        self._tape: Tape | None = None
+        self._watched: dict[int, tuple[Any, Any]] = {}
+        self._used = False
+
+    def __enter__(self) -> Self:
+        if self._tape is not None and self._tape.open:
+            raise TraceError(
+                "this GradientTape is recording already", fix="make another one"
+            ).located(here())
+        self._tape = Tape(current())
+        self._watched, self._used = {}, False
+        switch(self._tape)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        tape = self._active()
+        tape.recording = tape.open = False
+        if current() is tape:
+            switch(_first_open(tape.below))
+        elif kind is None:
+            raise TraceError(
+                "a GradientTape ends while another tape or device block, begun inside it, is open",
+                fix="end them in the order in which they were begun, last first",
+            ).located(here())
+
+    def _active(self) -> Tape:
+        if self._tape is None:
+            raise TraceError("the tape has recorded nothing", fix="use it in `with`").located(
+                here()
+            )
+        return self._tape
+
+    def watch(self, tensor: Any) -> None:
+        """Follow the value that each tensor of a tree holds now. Raises DTypeError for others."""
+        tape = self._active()
+        for leaf in _tensors("watch", "tensor", tensor)[0]:
+            self._watched[id(leaf)] = (leaf, tape.follow(leaf))
+
+    @contextmanager
+    def stop_recording(self) -> Iterator[None]:
+        """A context in which nothing is recorded."""
+        with self._active().paused():
+            yield
+
+    def gradient(self, target: Any, sources: Any) -> Any:
+        """The gradient of the sum of `target` with respect to a tree of `sources`.
+
+        None for a source that `target` does not depend on, and for integers. Raises TraceError the
+        second time, unless persistent.
+        """
+        results = _tensors("gradient", "target", target)[0]
+        leaves, spec = _tensors("gradient", "sources", sources)
+        found = self._pull([(y, ops.ones_like(y)) for y in results if is_float(y)], leaves)
+        self._finish()
+        return tree.unflatten(spec, found)
+
+    def jacobian(self, target: Any, sources: Any) -> Any:
+        """d target / d source, of shape `target.shape + source.shape`, for a tree of `sources`.
+
+        None where unconnected. One pass over the tape for each element of the tensor `target`.
+        """
+        leaves, spec = _tensors("jacobian", "sources", sources)
+        units = unit_tensors(target) or [target]  # of no elements: asks what is connected
+        columns = zip(*(self._pull([(target, unit)], leaves) for unit in units), strict=True)
+        self._finish()
+        found = [
+            None
+            if column[0] is None
+            else stacked(column if target.size else (), (*target.shape, *x.shape), x)
+            for x, column in zip(leaves, columns, strict=False)
+        ]
+        return tree.unflatten(spec, found)
+
+    def _pull(self, seeds: Sequence[tuple[Any, Any]], leaves: list[Any]) -> list[Any]:
+        tape = self._active()
+        if self._used:
+            raise TraceError(
+                "this tape has been used", fix="make it with GradientTape(persistent=True)"
+            ).located(here())
+        pairs = [self._watched.get(id(x)) or (x, tape.below.read(x)) for x in leaves]
+        return tape.gradients([(tape.below.read(y), ct) for y, ct in seeds], pairs)
+
+    def _finish(self) -> None:
+        self._used = not self._persistent
+        if self._used:
+            self._active().forget()
+
+
+def _first_open(interpreter: Interpreter) -> Interpreter:
+    """The interpreter that runs after a tape ends: tapes that ended before it are passed over."""
+    while isinstance(interpreter, Tape) and not interpreter.open:
+        interpreter = interpreter.below
+    return interpreter
+
+
+def _tensors(op: str, name: str, obj: Any) -> tuple[list[Any], tree.Spec]:
+    """The leaves of a tree and its structure; DTypeError for a leaf that is no tensor."""
+    leaves, spec = tree.flatten(obj)
+    for leaf, path in zip(leaves, tree.paths(spec, name), strict=True):
+        if not is_tensor(leaf):
+            raise DTypeError(
+                f"{op}: {path} is {type(leaf).__name__}, not a tensor",
+                fix="make it one with asarray, before it is used",
+            ).located(here())
+    return leaves, spec
