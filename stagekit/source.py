@@ -57,6 +57,11 @@ def is_framework(filename: str) -> bool:
     return filename.startswith(_TRANSPARENT) or filename in _STANDARD
 
 
+def is_package(filename: str) -> bool:
+    """True for the package's own files."""
+    return filename.startswith(_TRANSPARENT[0])
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame that runs the user's code."""
     frame: FrameType | None = sys._getframe(1)

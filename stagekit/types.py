@@ -5,6 +5,7 @@ Sizes are ints, or `Dim`s while a trace is polymorphic; the rules are plain Pyth
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.source import here
-from stagekit.symbolic import Number, plain, strip
+from stagekit.symbolic import Dim, Number, plain, strip
 
 # ----- data types ---------------------------------------------------------------------------------
 
@@ -117,23 +118,23 @@ def dtype(obj: Any) -> DType:
         return _OF_NUMPY[np.dtype(obj).newbyteorder("=")]
     except (KeyError, TypeError):
         raise DTypeError(
-            f"data type {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
+            f"dtype: {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
         ).located(here()) from None
 
 
-def promote(operands: Sequence[DType | type]) -> DType:
+def promote(operands: Sequence[DType | type], op: str = "result_type") -> DType:
     """The common type of strong (`DType`) and weak (`bool`, `int`, `float`) operands.
 
     Within a kind as NumPy; between kinds the higher kind's own type wins, so integers never widen
     a float; a Python scalar takes the tensors' type unless its kind is higher.
-    Raises DTypeError where there is none (uint64 with a signed integer).
+    Raises DTypeError naming `op` where there is none (uint64 with a signed integer).
 
     >>> promote([int64, float16]), promote([int8, int]), promote([int8, float]), promote([int])
     (float16, int8, float32, int64)
     """
     strong = [d for d in operands if isinstance(d, DType)]
     weak = [WEAK[d] for d in operands if not isinstance(d, DType)]
-    result = _promote_strong(strong) if strong else None
+    result = _promote_strong(strong, op) if strong else None
     for d in weak:
         if result is None or RANK[d.kind] > RANK[result.kind]:
             result = d
@@ -141,14 +142,15 @@ def promote(operands: Sequence[DType | type]) -> DType:
     return result
 
 
-def _promote_strong(strong: Sequence[DType]) -> DType:
+def _promote_strong(strong: Sequence[DType], op: str) -> DType:
     rank = max(RANK[d.kind] for d in strong)
     peers = [d.numpy for d in strong if RANK[d.kind] == rank]
     result = _OF_NUMPY[np.result_type(*peers)]
     if RANK[result.kind] != rank:
         found = " and ".join(dict.fromkeys(d.name for d in strong))
-        error = DTypeError(f"{found} have no common integer type", fix="cast one with astype")
-        raise error.located(here())
+        raise DTypeError(
+            f"{op}: {found} have no common integer type", fix="cast one with astype"
+        ).located(here())
     return result
 
 
@@ -167,7 +169,7 @@ def require_in_range(value: Any, target: DType) -> None:
         return
     raise DTypeError(
         f"Python {type(value).__name__} {value} is out of bounds for {target}",
-        fix="cast the tensor to a wider type first",
+        fix="use a wider data type",
     ).located(here())
 
 
@@ -277,12 +279,29 @@ def same_shape(a: Shape, b: Shape) -> bool:
     return len(a) == len(b) and all(same_size(n, m) for n, m in zip(a, b, strict=True))
 
 
+def as_integer(op: str, name: str, value: Any) -> Any:
+    """An int of what counts as one (a `Dim` stays); ArgumentError for anything else.
+
+    >>> as_integer("sum", "axis", np.int8(1))
+    1
+    """
+    if isinstance(value, (int, Dim)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ArgumentError(
+            f"{op}: {name} is {value!r}, which is no integer", fix="give a Python int"
+        ).located(here()) from None
+
+
 def normalize_axis(op: str, axis: int, ndim: int) -> int:
     """A non-negative axis; ShapeError where it does not exist.
 
     >>> normalize_axis("sum", -1, 3)
     2
     """
+    axis = as_integer(op, "axis", axis)
     if not -ndim <= axis < ndim:
         raise ShapeError(
             f"{op}: axis {axis} does not exist in a tensor of {ndim} axes",
@@ -296,7 +315,7 @@ def normalize_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    found = tuple(sorted(normalize_axis(op, int(a), ndim) for a in axes))
+    found = tuple(sorted(normalize_axis(op, a, ndim) for a in axes))
     if len(set(found)) != len(found):
         error = ShapeError(
             f"{op}: axis {tuple(axes)} names an axis twice", fix="name each axis once"
