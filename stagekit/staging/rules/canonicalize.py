@@ -1,0 +1,158 @@
+"""Canonicalize: fewer nodes for the same bits. Every rule here is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import stagekit.ops as ops
+from stagekit.node import Node
+from stagekit.staging.rewrite import Builder, rewrite, rule
+
+# ----- elementwise --------------------------------------------------------------------------------
+
+
+@rule()
+def double_negation(x: Any) -> Any:
+    """-(-x) = x"""
+    return -(-x), x
+
+
+@rule()
+def times_one(x: Any) -> Any:
+    """x * 1 = x"""
+    return x * 1.0, x
+
+
+@rule()
+def one_times(x: Any) -> Any:
+    """1 * x = x"""
+    return 1.0 * x, x
+
+
+@rule()
+def over_one(x: Any) -> Any:
+    """x / 1 = x"""
+    return x / 1.0, x
+
+
+@rule()
+def minus_zero(x: Any) -> Any:
+    """x - 0 = x, also for x = -0"""
+    return x - 0.0, x
+
+
+@rule()
+def plus_negation(x: Any, y: Any) -> Any:
+    """x + (-y) = x - y"""
+    return x + (-y), x - y
+
+
+@rule()
+def minus_negation(x: Any, y: Any) -> Any:
+    """x - (-y) = x + y"""
+    return x - (-y), x + y
+
+
+@rule()
+def equal_branches(c: Any, x: Any) -> Any:
+    """where(c, x, x) = x"""
+    return ops.where(c != 0, x, x), x
+
+
+@rule()
+def larger_of_itself(x: Any) -> Any:
+    """maximum(x, x) = x"""
+    return ops.maximum(x, x), x
+
+
+@rule()
+def smaller_of_itself(x: Any) -> Any:
+    """minimum(x, x) = x"""
+    return ops.minimum(x, x), x
+
+
+@rule()
+def abs_of_negation(x: Any) -> Any:
+    """|-x| = |x|"""
+    return ops.abs(-x), ops.abs(x)
+
+
+# ----- movement -----------------------------------------------------------------------------------
+
+
+@rewrite("reshape")
+def reshape_of_reshape(node: Node, build: Builder) -> Node | None:
+    """reshape(reshape(x, s), t) = reshape(x, t)"""
+    inner = node.inputs[0]
+    if inner.op is None or inner.op.name != "reshape":
+        return None
+    return build.apply("reshape", inner.inputs[0], **dict(node.attrs))
+
+
+@rewrite("reshape")
+def reshape_to_the_same(node: Node, build: Builder) -> Node | None:
+    """reshape(x, x.shape) = x"""
+    return node.inputs[0]
+
+
+@rewrite("permute")
+def permute_of_permute(node: Node, build: Builder) -> Node | None:
+    """permute(permute(x, p), q) = permute(x, p[q])"""
+    inner = node.inputs[0]
+    if inner.op is None or inner.op.name != "permute":
+        return None
+    first, second = (dict(n.attrs)["axes"] for n in (inner, node))
+    return build.apply("permute", inner.inputs[0], axes=tuple(first[a] for a in second))
+
+
+@rewrite("permute")
+def permute_in_order(node: Node, build: Builder) -> Node | None:
+    """permute(x, (0, 1, ...)) = x"""
+    axes = dict(node.attrs)["axes"]
+    return node.inputs[0] if axes == tuple(range(len(axes))) else None
+
+
+@rewrite("broadcast_to")
+def broadcast_of_broadcast(node: Node, build: Builder) -> Node | None:
+    """broadcast_to(broadcast_to(x, s), t) = broadcast_to(x, t)"""
+    inner = node.inputs[0]
+    if inner.op is None or inner.op.name != "broadcast_to":
+        return None
+    return build.apply("broadcast_to", inner.inputs[0], **dict(node.attrs))
+
+
+@rewrite("flip")
+def flip_of_flip(node: Node, build: Builder) -> Node | None:
+    """flip(flip(x, axes), axes) = x"""
+    inner = node.inputs[0]
+    if inner.op is None or inner.op.name != "flip" or inner.attrs != node.attrs:
+        return None
+    return inner.inputs[0]
+
+
+@rewrite("concat")
+def concat_of_one(node: Node, build: Builder) -> Node | None:
+    """concat(x) = x"""
+    return node.inputs[0] if len(node.inputs) == 1 else None
+
+
+RULES = [
+    double_negation,
+    times_one,
+    one_times,
+    over_one,
+    minus_zero,
+    plus_negation,
+    minus_negation,
+    equal_branches,
+    larger_of_itself,
+    smaller_of_itself,
+    abs_of_negation,
+    reshape_to_the_same,
+    reshape_of_reshape,
+    permute_in_order,
+    permute_of_permute,
+    broadcast_of_broadcast,
+    flip_of_flip,
+    concat_of_one,
+]
