@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stagekit.errors import DTypeError
+from stagekit.errors import DTypeError, hide_frames
 from stagekit.source import here
 from stagekit.symbolic import Number
 from stagekit.types import WEAK, DType, TensorType, dtype
@@ -208,14 +208,18 @@ class Op:
         return partial(self.evaluate, xp)
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
-        interpreter = _current.get() or _bottom[0]
-        key = tuple([a._value.dtype if isinstance(a, Cell) else type(a) for a in args])
-        casts = self._casts.get(key, False)
-        if casts is False:
-            casts, args = self._resolve(interpreter, key, args)
-        if casts is not None:
-            args = _cast(interpreter, args, casts)
-        return interpreter.apply(self, args, attrs)
+        try:
+            interpreter = _current.get() or _bottom[0]
+            key = tuple([a._value.dtype if isinstance(a, Cell) else type(a) for a in args])
+            casts = self._casts.get(key, False)
+            if casts is False:
+                casts, args = self._resolve(interpreter, key, args)
+            if casts is not None:
+                args = self._cast(interpreter, args, casts)
+            return interpreter.apply(self, args, attrs)
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     def _resolve(
         self, interpreter: Interpreter, key: tuple[Any, ...], args: tuple[Any, ...]
@@ -235,6 +239,24 @@ class Op:
             self._casts[key] = casts
         return casts, args
 
+    def _cast(
+        self, interpreter: Interpreter, args: tuple[Any, ...], casts: tuple[DType | None, ...]
+    ) -> tuple[Any, ...]:
+        return tuple(
+            a
+            if target is None
+            else OPS["astype"](a, dtype=target)
+            if isinstance(a, Cell)
+            else self._constant(interpreter, a, target)
+            for a, target in zip(args, casts, strict=True)
+        )
+
+    def _constant(self, interpreter: Interpreter, value: Any, target: DType) -> Any:
+        try:
+            return interpreter.constant(value, target)
+        except DTypeError as error:
+            raise error.within(self.name) from None
+
 
 def weak_type(obj: Any) -> type | None:
     """`bool`, `int` or `float` for a Python scalar (exactly these types) or a trace's number."""
@@ -242,19 +264,6 @@ def weak_type(obj: Any) -> type | None:
         return obj.weak
     kind = type(obj)
     return kind if kind in WEAK else None
-
-
-def _cast(
-    interpreter: Interpreter, args: tuple[Any, ...], casts: tuple[DType | None, ...]
-) -> tuple[Any, ...]:
-    return tuple(
-        a
-        if target is None
-        else OPS["astype"](a, dtype=target)
-        if isinstance(a, Cell)
-        else interpreter.constant(a, target)
-        for a, target in zip(args, casts, strict=True)
-    )
 
 
 OPS: dict[str, Op] = {}

@@ -32,12 +32,12 @@ from stagekit.types import (
 
 def numeric(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common type, bool included."""
-    return [promote(operands)] * len(operands)
+    return [promote(operands, name)] * len(operands)
 
 
 def number(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common type; bool is refused."""
-    common = promote(operands)
+    common = promote(operands, name)
     if common is bool_:
         raise DTypeError(f"{name}: bool operands have no {name}", fix="cast with astype first")
     return [common] * len(operands)
@@ -45,7 +45,7 @@ def number(name: str, operands: Sequence[Any]) -> list[DType]:
 
 def floating(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common float type; integers and bool become the default float."""
-    common = promote(operands)
+    common = promote(operands, name)
     return [common if common.kind == "float" else default_float] * len(operands)
 
 
@@ -56,7 +56,7 @@ def logical(name: str, operands: Sequence[Any]) -> list[DType]:
 
 def bits(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common integer type, or bool."""
-    common = promote(operands)
+    common = promote(operands, name)
     if common.kind == "float":
         raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use integers or bool")
     return [common] * len(operands)
@@ -64,7 +64,7 @@ def bits(name: str, operands: Sequence[Any]) -> list[DType]:
 
 def integer(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common integer type."""
-    common = promote(operands)
+    common = promote(operands, name)
     if RANK[common.kind] != 1:
         raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use integers")
     return [common] * len(operands)

@@ -83,21 +83,23 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
     (2, 3)
     """
     x = ops.asarray(x)
-    wanted = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    sizes = [n if isinstance(n, Dim) else operator.index(n) for n in wanted]
-    holes = [k for k, n in enumerate(sizes) if not isinstance(n, Dim) and n == -1]
-    if len(holes) == 1:
-        sizes[holes[0]] = _missing(x, sizes)
-    if any(n < 0 for n in sizes):
-        raise ShapeError(
-            f"reshape: shape {shape_text(wanted)} has a negative size",
-            fix="one size at most may be -1",
-        ).located(here())
+    wanted = shape if isinstance(shape, (tuple, list)) else (shape,)
+    sizes = [n if isinstance(n, (int, Dim)) else operator.index(n) for n in wanted]
+    for k, n in enumerate(sizes):
+        if n < 0:
+            sizes[k] = _missing(x, sizes, k)
     return _reshape(x, shape=tuple(sizes))
 
 
-def _missing(x: Any, sizes: Sequence[Any]) -> Any:
-    known = product(n for n in sizes if isinstance(n, Dim) or n != -1)
+def _missing(x: Any, sizes: Sequence[Any], hole: int) -> Any:
+    """The size that was given as -1."""
+    others = [*sizes[:hole], *sizes[hole + 1 :]]
+    if sizes[hole] != -1 or any(n < 0 for n in others):
+        raise ShapeError(
+            f"reshape: shape {shape_text(tuple(sizes))} has a negative size",
+            fix="one size at most may be -1",
+        ).located(here())
+    known = product(others)
     if known == 0 or x.size % known != 0:
         raise ShapeError(
             f"reshape: shape {shape_text(x.shape)} does not fit {shape_text(tuple(sizes))}",
@@ -385,7 +387,7 @@ def _pad_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
 
 def common(name: str, operands: Sequence[Any]) -> Sequence[DType]:
     """All operands in their common type."""
-    return [promote(operands)] * len(operands)
+    return [promote(operands, name)] * len(operands)
 
 
 def _like_first(name: str, operands: Sequence[Any]) -> Sequence[DType]:
