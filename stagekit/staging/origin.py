@@ -33,6 +33,14 @@ class Origin:
             known = self._files[filename] = self._decide(filename)
         return known
 
+    def generated(self, filename: str, namespace: dict[str, object]) -> bool:
+        """Whether code without a file is foreign: what `namedtuple`, a foreign module's dataclass or
+        the framework generated."""
+        name = namespace.get("__name__")
+        if filename.startswith("<stagekit") or str(name).startswith("namedtuple_"):
+            return True
+        return name != "__main__" and isinstance(name, str) and self.module(sys.modules.get(name))
+
     def _decide(self, filename: str) -> bool:
         if filename.startswith(("<frozen ", *self._folders)) or self.internal(filename):
             return True
