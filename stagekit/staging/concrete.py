@@ -19,7 +19,8 @@ from stagekit.op import current, using
 from stagekit.plan import Cost, Plan, cost
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.replay import replay
-from stagekit.staging.rewrite import Fired, optimize
+from stagekit.staging.rewrite import Fired
+from stagekit.staging.rules import optimize
 from stagekit.symbolic import Dim, Expr, Facts, Formula, Number
 from stagekit.tensor import Tensor
 from stagekit.types import TensorType
