@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from stagekit.errors import ShapeError
 from stagekit.op import Cell, current
+from stagekit.source import here
+from stagekit.types import shape_text
 
 
 def on_host(x: Any, why: str) -> np.ndarray[Any, Any]:
@@ -20,14 +23,13 @@ def on_host(x: Any, why: str) -> np.ndarray[Any, Any]:
 
 
 def scalar(x: Any, why: str) -> Any:
-    """The one element as a Python scalar; ValueError where there is not exactly one."""
-    array = on_host(x, why)
-    if array.size != 1:
-        raise ValueError(
-            f"{why}: a tensor of {array.size} elements is no scalar\n  fix: use any(), all(), or "
-            "index it"
-        )
-    return array.item()
+    """The one element as a Python scalar; ShapeError where there is not exactly one."""
+    if x.size != 1:
+        raise ShapeError(
+            f"{why}: a tensor of shape {shape_text(x.shape)} is no scalar",
+            fix="use any(), all(), or index it",
+        ).located(here())
+    return on_host(x, why).item()
 
 
 def host_integers(op: str, x: Any) -> list[int]:

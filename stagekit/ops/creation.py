@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import Cell, Op, current, weak_type
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number
@@ -17,6 +16,7 @@ from stagekit.types import (
     RANK,
     DType,
     TensorType,
+    as_integer,
     bool_,
     default_float,
     default_int,
@@ -132,11 +132,18 @@ def asarray(
     >>> sk.asarray([1, 2.5])
     tensor([1. , 2.5], dtype=float32)
     """
+    if isinstance(obj, Cell) and dtype is None and not copy:
+        return obj
     if copy is False and isinstance(obj, np.ndarray) and obj.flags.writeable:
-        raise ValueError("asarray: copy=False needs a read-only array\n  fix: leave copy out")
+        raise ArgumentError(
+            "asarray: copy=False needs a read-only array", fix="leave copy out"
+        ).located(here())
     if weak_type(obj) is not None:
         kind = as_dtype(dtype) if dtype is not None else as_dtype(weak_type(obj))
-        return current().constant(obj, kind)
+        try:
+            return current().constant(obj, kind)
+        except DTypeError as error:
+            raise error.within("asarray") from None
     if isinstance(obj, (list, tuple)) and _holds_trace(obj):
         out = ops.stack([asarray(item) for item in obj])
     else:
@@ -174,7 +181,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
 def as_shape(op: str, shape: Any) -> tuple[Any, ...]:
     """A shape as a tuple of sizes; ShapeError for a negative one."""
     items = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    sizes = tuple(n if isinstance(n, Dim) else operator.index(n) for n in items)
+    sizes = tuple(n if isinstance(n, Dim) else as_integer(op, "a size", n) for n in items)
     if any(n < 0 for n in sizes):
         raise ShapeError(
             f"{op}: shape {shape_text(sizes)} has a negative size", fix="sizes are 0 or more"
@@ -189,12 +196,19 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     >>> sk.full((2,), 7)
     tensor([7, 7], dtype=int64)
     """
-    sizes = as_shape("full", shape)
-    if isinstance(fill_value, Number) or weak_type(fill_value) is None:
-        return ops.broadcast_to(asarray(fill_value, dtype=dtype), sizes)
-    kind = as_dtype(dtype if dtype is not None else type(fill_value))
-    require_in_range(fill_value, kind)
-    return _full(shape=sizes, value=fill_value, dtype=kind)
+    return _filled("full", shape, fill_value, dtype)
+
+
+def _filled(op: str, shape: Any, value: Any, dtype: Any) -> Any:
+    sizes = as_shape(op, shape)
+    if isinstance(value, Number) or weak_type(value) is None:
+        return ops.broadcast_to(asarray(value, dtype=dtype), sizes)
+    kind = as_dtype(dtype if dtype is not None else type(value))
+    try:
+        require_in_range(value, kind)
+    except DTypeError as error:
+        raise error.within(op) from None
+    return _full(shape=sizes, value=value, dtype=kind)
 
 
 def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -204,7 +218,7 @@ def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     >>> sk.zeros(2)
     tensor([0., 0.], dtype=float32)
     """
-    return full(shape, 0, dtype=default_float if dtype is None else dtype)
+    return _filled("zeros", shape, 0, default_float if dtype is None else dtype)
 
 
 def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -214,7 +228,7 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     >>> sk.ones(2, dtype=sk.int8)
     tensor([1, 1], dtype=int8)
     """
-    return full(shape, 1, dtype=default_float if dtype is None else dtype)
+    return _filled("ones", shape, 1, default_float if dtype is None else dtype)
 
 
 def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -391,7 +405,9 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
     [(3, 2), (3, 2)]
     """
     if indexing not in ("xy", "ij"):
-        raise ValueError(f"meshgrid: indexing={indexing!r}\n  fix: use 'xy' or 'ij'")
+        raise ArgumentError(
+            f"meshgrid: indexing is {indexing!r}", fix="use 'xy' or 'ij'"
+        ).located(here())
     order = list(range(len(arrays)))
     if indexing == "xy" and len(arrays) > 1:
         order[:2] = [1, 0]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import Cell, current, weak_type
+from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.symbolic import Dim
 from stagekit.tensor import Tensor, Variable, describe, own
@@ -175,8 +176,7 @@ _attach("mT", property(ops.matrix_transpose))
 
 def _to_device(self: Any, device: str, /, *, stream: Any = None) -> Any:
     """This tensor on `device`."""
-    if device != "cpu":
-        raise ValueError(f"to_device: no device {device!r} here\n  fix: use 'cpu'")
+    as_device(device)
     return self
 
 
@@ -250,14 +250,16 @@ def _array(self: Any, dtype: Any = None, copy: bool | None = None) -> np.ndarray
 
 def _length(self: Any) -> int:
     if self.ndim == 0:
-        raise TypeError("len() of a 0-d tensor\n  fix: use x.size")
+        raise ArgumentError("len(): a 0-d tensor has no length", fix="use x.size").located(here())
     n = self.shape[0]
     return n.__index__() if isinstance(n, Dim) else n
 
 
 def _iterate(self: Any) -> Iterator[Any]:
     if self.ndim == 0:
-        raise TypeError("iteration over a 0-d tensor\n  fix: use x.item()")
+        raise ArgumentError(
+            "iter(): a 0-d tensor has nothing to go through", fix="use x.item()"
+        ).located(here())
     return iter([self[i] for i in range(_length(self))])
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import builtins
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import ShapeError
+from stagekit.errors import ArgumentError, ShapeError
 from stagekit.op import Op, Speller
 from stagekit.source import here
 from stagekit.symbolic import Dim, maximum, product
 from stagekit.types import (
     DType,
     TensorType,
+    as_integer,
     broadcast_shapes,
     normalize_axes,
     normalize_axis,
@@ -84,7 +84,7 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
     """
     x = ops.asarray(x)
     wanted = shape if isinstance(shape, (tuple, list)) else (shape,)
-    sizes = [n if isinstance(n, (int, Dim)) else operator.index(n) for n in wanted]
+    sizes = [n if isinstance(n, (int, Dim)) else as_integer("reshape", "a size", n) for n in wanted]
     for k, n in enumerate(sizes):
         if n < 0:
             sizes[k] = _missing(x, sizes, k)
@@ -424,14 +424,17 @@ def pad(x: Any, /, pad_width: Any, mode: str = "constant", *, constant_values: A
         low, high = (tuple(w[k] for w in widths) for k in (0, 1))
         return _pad(x, constant_values, low=low, high=high, interior=(0,) * x.ndim)
     if mode not in _MODES:
-        raise ValueError(f"pad: mode {mode!r}\n  fix: use one of constant, {', '.join(_MODES)}")
+        raise ArgumentError(
+            f"pad: mode is {mode!r}", fix=f"use one of constant, {', '.join(_MODES)}"
+        ).located(here())
     for axis, (low, high) in enumerate(widths):
         if (low, high) != (0, 0):
             x = ops.take(x, _MODES[mode](x.shape[axis], low, high), axis=axis)
     return x
 
 
-def _widths(x: Any, width: Any) -> list[tuple[int, int]]:
+def _widths(x: Any, given: Any) -> list[tuple[int, int]]:
+    width = given
     if not isinstance(width, (tuple, list)):
         width = (width, width)
     if not any(isinstance(w, (tuple, list)) for w in width):
@@ -439,7 +442,7 @@ def _widths(x: Any, width: Any) -> list[tuple[int, int]]:
     pairs = [(int(w[0]), int(w[-1])) for w in (width * x.ndim if len(width) == 1 else width)]
     if (len(pairs) != x.ndim and x.ndim) or any(n < 0 for pair in pairs for n in pair):
         raise ShapeError(
-            f"pad: pad_width {width} does not fit shape {shape_text(x.shape)}",
+            f"pad: pad_width {given} does not fit shape {shape_text(x.shape)}",
             fix="give a pair of widths of 0 or more for each axis",
         ).located(here())
     return pairs[: x.ndim]
@@ -638,7 +641,10 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
         places = [k for k, times in enumerate(counts) for _ in range(times)]
         return ops.take(x, ops.asarray(places, dtype=int), axis=axis)
     if repeats < 0:
-        raise ShapeError(f"repeat: {repeats} times", fix="give 0 or more").located(here())
+        raise ShapeError(
+            f"repeat: shape {shape_text(x.shape)} cannot be repeated {repeats} times",
+            fix="give 0 or more",
+        ).located(here())
     shape = list(x.shape)
     wide = broadcast_to(
         expand_dims(x, axis=axis + 1), (*shape[: axis + 1], repeats, *shape[axis + 1 :])
