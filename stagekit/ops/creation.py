@@ -59,7 +59,7 @@ number = Op(
 
 
 def _cast_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
-    return ops.astype(ct, dtype=xs[0].dtype)
+    return ops.astype(ct, xs[0].dtype)
 
 
 def _cast_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -499,5 +499,7 @@ def isdtype(dtype: DType, kind: Any) -> bool:
     if not isinstance(kind, str):
         return dtype is as_dtype(kind)
     if kind not in _KINDS:
-        raise ValueError(f"isdtype: no kind {kind!r}\n  fix: use one of {', '.join(_KINDS)}")
+        raise ArgumentError(
+            f"isdtype: there is no kind {kind!r}", fix=f"use one of {', '.join(_KINDS)}"
+        ).located(here())
     return dtype.kind in _KINDS[kind]
