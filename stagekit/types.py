@@ -112,6 +112,10 @@ def dtype(obj: Any) -> DType:
     """
     if isinstance(obj, DType):
         return obj
+    if isinstance(obj, np.dtype):
+        found = _OF_NUMPY.get(obj)
+        if found is not None:
+            return found
     if isinstance(obj, type) and obj in WEAK:
         return WEAK[obj]
     try:

@@ -92,9 +92,9 @@ def _fold_sum(xp: Any, x: Any, axes: Axes) -> Any:
             whole = n // _BLOCK * _BLOCK
             head = _axis(x, axis, 0, whole)
             shape = (*x.shape[:axis], n // _BLOCK, _BLOCK, *x.shape[axis + 1 :])
-            partial = xp.sum(head.reshape(shape), axis=axis + 1)
+            partial = head.reshape(shape).sum(axis=axis + 1)
             x = xp.concatenate([partial, _axis(x, axis, whole, n)], axis) if whole < n else partial
-        x = xp.sum(x, axis=axis)
+        x = x.sum(axis=axis)
     return x
 
 
@@ -111,11 +111,11 @@ def _is_pairwise(x: Any, axes: Axes) -> bool:
 
 def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     if x.dtype.kind != "f":
-        return xp.sum(x, axis=axes, dtype=x.dtype)
+        return x.sum(axis=axes, dtype=x.dtype)
     if x.dtype.itemsize == 2:
         return _sum_evaluate(xp, x.astype(np.float32), axes=axes).astype(x.dtype)
-    if math.prod(x.shape[k] for k in axes) <= _FEW or _is_pairwise(x, axes):
-        return xp.sum(x, axis=axes)
+    if x.size <= _FEW or _is_pairwise(x, axes) or math.prod(x.shape[k] for k in axes) <= _FEW:
+        return x.sum(axis=axes)
     return _fold_sum(xp, x, axes)
 
 
@@ -162,7 +162,7 @@ def _shifted(x: Any, step: int) -> Any:
 def _prod_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     """Floats are multiplied in float64, so that the error does not grow with the length."""
     wide = np.float64 if x.dtype.kind == "f" else x.dtype
-    return xp.prod(x, axis=axes, dtype=wide).astype(x.dtype)
+    return x.prod(axis=axes, dtype=wide).astype(x.dtype)
 
 
 _prod = reduction(
@@ -200,21 +200,21 @@ def _extremum(name: str, fold: str, evaluate: Callable[..., Any]) -> Op:
     )
 
 
-_max = _extremum("max", "maximum", lambda xp, x, *, axes: xp.max(x, axis=axes))
-_min = _extremum("min", "minimum", lambda xp, x, *, axes: xp.min(x, axis=axes))
+_max = _extremum("max", "maximum", lambda xp, x, *, axes: x.max(axis=axes))
+_min = _extremum("min", "minimum", lambda xp, x, *, axes: x.min(axis=axes))
 
 _TEST = "the result is bool"
 _any = reduction(
     "any",
     "logical_or",
-    lambda xp, x, *, axes: xp.any(x, axis=axes),
+    lambda xp, x, *, axes: x.any(axis=axes),
     dtypes=logical,
     nondifferentiable=_TEST,
 )
 _all = reduction(
     "all",
     "logical_and",
-    lambda xp, x, *, axes: xp.all(x, axis=axes),
+    lambda xp, x, *, axes: x.all(axis=axes),
     dtypes=logical,
     nondifferentiable=_TEST,
 )
@@ -240,8 +240,8 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
     )
 
 
-_argmax = _arg("argmax", lambda xp, x, *, axis: xp.argmax(x, axis))
-_argmin = _arg("argmin", lambda xp, x, *, axis: xp.argmin(x, axis))
+_argmax = _arg("argmax", lambda xp, x, *, axis: x.argmax(axis))
+_argmin = _arg("argmin", lambda xp, x, *, axis: x.argmin(axis))
 
 # ----- public -------------------------------------------------------------------------------------
 
