@@ -1,0 +1,22 @@
+"""Run the comparisons named on the command line, or all, and print Markdown tables."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import digits, gradient, imports, small
+from benchmarks.timing import machine
+
+MODULES = {"imports": imports, "small": small, "gradient": gradient, "digits": digits}
+
+
+def main(names: list[str]) -> None:
+    """Print where it is measured, then each comparison as it is ready."""
+    print(machine(), end="\n\n")
+    for name in names or MODULES:
+        for comparison in MODULES[name].compare():
+            print(comparison, end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,153 @@
+"""Timing of contenders at the same work, interleaved so that a busy machine disturbs all alike.
+
+A sample is the mean of enough calls to last `SAMPLE` seconds, a result the median of the samples.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from statistics import median, quantiles
+from typing import Any
+
+SAMPLE = 2e-3
+ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one contender, in seconds a call."""
+
+    name: str
+    samples: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return median(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The quartiles: half of the samples lie between them."""
+        low, _, high = quantiles(self.samples, n=4)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Timings of one piece of work, and the goals set for it with their measured values."""
+
+    title: str
+    timings: Sequence[Timing]
+    goals: Sequence[str] = ()
+
+    def __getitem__(self, name: str) -> float | None:
+        """A contender's median, None where it is not installed here."""
+        return next((t.median for t in self.timings if t.name == name), None)
+
+    @property
+    def best_peer(self) -> Timing | None:
+        """The fastest of the other frameworks; bare NumPy is the work itself, not a peer."""
+        peers = [t for t in self.timings if not t.name.startswith(("stagekit", "NumPy"))]
+        return min(peers, key=lambda t: t.median, default=None)
+
+    def __str__(self) -> str:
+        """A Markdown table."""
+        head = f"| {self.title} | median | quartiles | to the best peer |"
+        lines = [head, "|---|---:|---:|---:|"]
+        best = self.best_peer
+        for t in self.timings:
+            low, high = t.spread
+            ratio = f"{t.median / best.median:.2f}" if best else ""
+            lines.append(f"| {t.name} | {text(t.median)} | {text(low)} to {text(high)} | {ratio} |")
+        return "\n".join([*lines, "", *self.goals])
+
+
+def text(seconds: float) -> str:
+    """A duration with its unit.
+
+    >>> text(0.00123)
+    '1.23 ms'
+    """
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def goal(wish: str, value: float | None, limit: float, unit: str = "x") -> str:
+    """A line that says what was wished for, what was measured, and whether that is enough."""
+    if value is None:
+        return f"Goal: {wish}: not measured, the peer is not installed."
+    verdict = "met" if value < limit else "missed"
+    return f"Goal: {wish}: {value:.2f} {unit}, {verdict}."
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """a / b, where both were measured."""
+    return None if a is None or b is None else a / b
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, length: float = SAMPLE
+) -> list[Timing]:
+    """One sample of each contender in turn, `rounds` times, after a warm-up."""
+    numbers = {name: _calls(run, length) for name, run in contenders.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            samples[name].append(sample(run, numbers[name]))
+    return [Timing(name, found) for name, found in samples.items()]
+
+
+def sample(run: Callable[[], object], number: int) -> float:
+    """Seconds a call, as the mean of `number` calls."""
+    start = time.perf_counter()
+    for _ in range(number):
+        run()
+    return (time.perf_counter() - start) / number
+
+
+def _calls(run: Callable[[], object], length: float) -> int:
+    """How many calls fill a sample."""
+    sample(run, 3)
+    return max(1, round(length / sample(run, 3)))
+
+
+def peer(name: str) -> Any:
+    """A peer's module, None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def machine() -> str:
+    """Where this was measured: processor, cores, load, and versions."""
+    found = []
+    for package in ("numpy", "torch", "jax", "autograd"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} not installed")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, load {load:.1f}, one thread for each library; "
+        f"Python {platform.python_version()}, {', '.join(found)}"
+    )
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
