@@ -86,6 +86,11 @@ def flatten_as(spec: Spec, tree: Any) -> list[Any]:
     >>> flatten_as(flatten({"a": 1, "b": 2})[1], {"b": 20, "a": 10})
     [10, 20]
     """
+    flat, found = flatten(tree)
+    if found == spec:
+        return flat
+    # Where they differ optree shows the leaves, which a tensor of a trace does not allow.
+    spec.flatten_up_to(unflatten(found, range(len(flat))))
     return spec.flatten_up_to(tree)
 
 
@@ -100,6 +105,15 @@ def map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     leaves, spec = flatten(tree)
     others = [flatten_as(spec, other) for other in rest]
     return unflatten(spec, [function(*group) for group in zip(leaves, *others, strict=True)])
+
+
+def outline(spec: Spec) -> str:
+    """A structure in a message: containers with `*` for each leaf.
+
+    >>> outline(flatten((1, {"a": [2, 3]}))[1])
+    "(*, {'a': [*, *]})"
+    """
+    return str(spec).removeprefix("PyTreeSpec(").removesuffix(f", namespace={_NAMESPACE!r})")
 
 
 def leaves(tree: Any) -> list[Any]:

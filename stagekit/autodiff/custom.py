@@ -15,7 +15,7 @@ import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.gradients import aligned, fitted, linearize, named, push_through
 from stagekit.autodiff.tape import is_float, is_tensor
-from stagekit.errors import DTypeError, ShapeError, TraceError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError, TraceError
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
 from stagekit.tensor import Tensor, Variable
@@ -53,11 +53,12 @@ class _Call:
 
     def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.name = getattr(fn, "__name__", "function")
+        self.serial = current().base.serial()
         self.args, self.cells = _Frame.of((args, kwargs))
         self.xs = [Tensor(current().read(cell)) for cell in self.cells]
 
     def __repr__(self) -> str:
-        return repr(self.name)
+        return repr(f"{self.name} {self.serial}")  # how a graph prints it: no two calls alike
 
     def marked(self, results: Sequence[Any], saved: Sequence[Any] = ()) -> list[Any]:
         """The results with this derivative attached."""
@@ -158,10 +159,10 @@ def _positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> t
     bound.apply_defaults()
     if bound.kwargs:
         name = getattr(fn, "__name__", "function")
-        raise TypeError(
-            f"{name}: {', '.join(bound.kwargs)} cannot be given by position\n"
-            "  fix: a function with a derivative of its own has no keyword-only arguments"
-        )
+        raise ArgumentError(
+            f"{name}: {', '.join(bound.kwargs)} cannot be given by position",
+            fix="a function with a derivative of its own has no keyword-only arguments",
+        ).located(here())
     return bound.args
 
 
@@ -192,7 +193,7 @@ class _VjpCall(_Call):
     def _forward(self, args: tuple[Any, ...]) -> tuple[Any, Any]:
         pair = self.fwd(*args)
         if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise DTypeError(
+            raise ArgumentError(
                 f"{self.name}: fwd gives {type(pair).__name__}", fix="return (out, residuals)"
             ).located(here())
         return pair
@@ -316,7 +317,7 @@ class _JvpCall(_Call):
     def _tangents(self, pair: Any) -> dict[int, Any]:
         assert self.out is not None
         if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise DTypeError(
+            raise ArgumentError(
                 f"{self.name}: its rule gives {type(pair).__name__}", fix="return (out, tangent)"
             ).located(here())
         results, tangents = (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.tape import Dual, Tape, is_float, is_tensor, stacked, unit_tensors
-from stagekit.errors import BoundsError, DTypeError, ShapeError
+from stagekit.errors import ArgumentError, BoundsError, DTypeError, ShapeError
 from stagekit.op import current, using, weak_type
 from stagekit.ops import asarray
 from stagekit.source import here
@@ -82,9 +82,9 @@ def aligned(name: str, what: str, spec: tree.Spec, obj: Any) -> list[Any]:
     """The leaves of a cotangent or tangent in the order of the tensors that it belongs to."""
     try:
         return tree.flatten_as(spec, obj)
-    except ValueError as error:
+    except ValueError:
         raise ShapeError(
-            f"{name}: the {what} does not have the structure {spec}: {error}",
+            f"{name}: the {what} has not the structure {tree.outline(spec)}",
             fix=f"give one {what} for each tensor, in the same structure",
         ).located(here()) from None
 
@@ -103,7 +103,7 @@ def fitted(name: str, what: str, given: Any, dtype: Any, shape: Any) -> Any:
 
 def _with_aux(name: str, out: Any) -> tuple[Any, Any]:
     if not (isinstance(out, tuple) and len(out) == 2):
-        raise DTypeError(
+        raise ArgumentError(
             f"{name}: has_aux, and the function gives {type(out).__name__}",
             fix="return a tuple (out, aux)",
         ).located(here())
@@ -336,7 +336,9 @@ def jacobian(
             [0., 4.]], dtype=float32)
     """
     if mode not in (None, "rev", "fwd"):
-        raise ValueError(f"jacobian: mode={mode!r}\n  fix: use 'rev', 'fwd' or None")
+        raise ArgumentError(
+            f"jacobian: mode is {mode!r}", fix="use 'rev', 'fwd' or None"
+        ).located(here())
     chosen = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:

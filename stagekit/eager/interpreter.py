@@ -77,9 +77,10 @@ def as_array(obj: Any) -> np.ndarray[Any, Any]:
         return np.array(obj, dtype(obj.dtype).numpy, order="C")
     try:
         array = np.array(_plain(obj))
-    except ValueError as error:
+    except ValueError:
         raise ShapeError(
-            f"asarray: {error}", fix="give rows of equal length, or stack tensors of one shape"
+            "asarray: nested lists of unequal lengths",
+            fix="give rows of equal length, or stack tensors of one shape",
         ).located(here()) from None
     if array.dtype.kind not in "biuf":
         raise DTypeError(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import StagekitError
+from stagekit.errors import ArgumentError, StagekitError
 from stagekit.op import Cell, weak_type
 from stagekit.placement import as_device
 from stagekit.source import here
@@ -298,7 +298,10 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
 def __array_namespace__(self: Any, *, api_version: str | None = None) -> ModuleType:
     """The module `stagekit`, for code written to the Python array API standard."""
     if api_version is not None and api_version not in _VERSIONS:
-        raise ValueError(f"array API version {api_version!r} is unknown; known: {_VERSIONS}")
+        raise ArgumentError(
+            f"__array_namespace__: version {api_version!r} is unknown",
+            fix=f"use one of {', '.join(_VERSIONS)}",
+        ).located(here())
     return sys.modules["stagekit"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.ops import logsumexp, sigmoid, softplus
 from stagekit.source import here
 from stagekit.types import default_float, normalize_axis, same_shape, shape_text
@@ -30,7 +30,7 @@ def relu(x: Any, /) -> Any:
     tensor([0., 2.], dtype=float32)
     """
     x = ops.asarray(x)
-    return ops.where(x > 0, x, ops.where(ops.isnan(x), x, ops.zeros((), dtype=x.dtype)))
+    return ops.where(x <= 0, 0, x)
 
 
 def _floating(op: str, x: Any) -> Any:
@@ -110,7 +110,9 @@ def cross_entropy(
     if reduction == "none":
         return losses
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"cross_entropy: reduction={reduction!r}\n  fix: mean, sum or none")
+        raise ArgumentError(
+            f"cross_entropy: reduction is {reduction!r}", fix="use 'mean', 'sum' or 'none'"
+        ).located(here())
     total = ops.sum(losses)
     if reduction == "sum":
         return total

@@ -642,7 +642,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
         return ops.take(x, ops.asarray(places, dtype=int), axis=axis)
     if repeats < 0:
         raise ShapeError(
-            f"repeat: shape {shape_text(x.shape)} cannot be repeated {repeats} times",
+            f"repeat: {repeats} times shape {shape_text(x.shape)}",
             fix="give 0 or more",
         ).located(here())
     shape = list(x.shape)
