@@ -15,7 +15,7 @@ import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.gradients import aligned, fitted, linearize, named, push_through
 from stagekit.autodiff.tape import is_float, is_tensor
-from stagekit.errors import ArgumentError, DTypeError, ShapeError, TraceError
+from stagekit.errors import ArgumentError, ShapeError, TraceError
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
 from stagekit.tensor import Tensor, Variable
