@@ -49,8 +49,9 @@ PUBLIC = {
     "stagekit.graph": "Graph",
     "stagekit.settings": "config",
     "stagekit.errors": """
-        ArtifactError BoundsError CheckError DTypeError DataDependentError DeviceError ExportError
-        LeakedTensorError RetraceError ShapeError StagekitError StagekitWarning TraceError
+        ArgumentError ArtifactError BoundsError CheckError DTypeError DataDependentError DeviceError
+        ExportError LeakedTensorError RetraceError ShapeError StagekitError StagekitWarning
+        TraceError
     """,
 }
 MODULES = "export nn testing"  # public names that are submodules

@@ -11,6 +11,7 @@ from stagekit import nn as nn
 from stagekit import testing as testing
 from stagekit.autodiff import GradientTape as GradientTape
 from stagekit.eager.protocols import from_dlpack as from_dlpack
+from stagekit.errors import ArgumentError as ArgumentError
 from stagekit.errors import ArtifactError as ArtifactError
 from stagekit.errors import BoundsError as BoundsError
 from stagekit.errors import CheckError as CheckError

@@ -109,7 +109,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 INTERNAL = {
     "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
-    "host_integers", "iota", "located_shapes", "maximum_size", "number", "on_host", "root",
+    "host_integers", "iota", "located_shapes", "maximum_size", "methods", "number", "on_host", "root",
     "scalar", "setitem", "slice", "total", "unbroadcast",
 }  # fmt: skip
 

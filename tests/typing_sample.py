@@ -42,7 +42,7 @@ def main(path: str) -> float:
 
     @sk.function(static="scale", verify="first")
     def step(layer: Linear, x: sk.Tensor, scale: float = 0.1) -> sk.Tensor:
-        value, gradients = sk.value_and_grad(loss)(layer, x, sk.ones((2, 3)))
+        value, gradients = sk.value_and_grad(loss)(layer, x, sk.ones((x.shape[0], 3)))
         layer.w.assign_sub(scale * gradients.w)
         return value
 
@@ -62,4 +62,4 @@ def main(path: str) -> float:
         again = step(layer, x, scale=0.5)
     values: tuple[sk.Tensor, ...] = (z, lowest, highest, slope, second, *pullback(out), *parts)
     assert kind is sk.float64 and len(state) == 3 and len(values) > 5 and again.ndim == 0
-    return float(total) + array.size + again.item() + F.relu(x).sum().item()
+    return float(total) + array.size + float(again) + float(F.relu(x).sum())

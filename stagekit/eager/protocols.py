@@ -1,7 +1,7 @@
 """How others meet a tensor: NumPy's ufuncs and functions, DLPack, HTML, copy, pickle.
 
 `np.exp(x)` is the op of that name, so it is staged, differentiated and checked like any other. What
-has no counterpart raises TypeError naming the way out, `x.numpy()`: no tensor turns into an array
+has no counterpart is refused, naming the way out, `x.numpy()`: no tensor turns into an array
 unasked.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, StagekitError
+from stagekit.errors import ArgumentError
 from stagekit.op import Cell, weak_type
 from stagekit.placement import as_device
 from stagekit.source import here
@@ -59,8 +59,8 @@ _CURES = {
 }
 
 
-def _refusal(message: str, fix: str) -> TypeError:
-    return TypeError(str(StagekitError(message, fix).located(here())))
+def _refusal(message: str, fix: str) -> ArgumentError:
+    return ArgumentError(message, fix).located(here())
 
 
 def _is_known(obj: Any) -> bool:
