@@ -405,9 +405,9 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
     [(3, 2), (3, 2)]
     """
     if indexing not in ("xy", "ij"):
-        raise ArgumentError(
-            f"meshgrid: indexing is {indexing!r}", fix="use 'xy' or 'ij'"
-        ).located(here())
+        raise ArgumentError(f"meshgrid: indexing is {indexing!r}", fix="use 'xy' or 'ij'").located(
+            here()
+        )
     order = list(range(len(arrays)))
     if indexing == "xy" and len(arrays) > 1:
         order[:2] = [1, 0]

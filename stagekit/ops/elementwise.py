@@ -14,6 +14,7 @@ import stagekit.ops as ops
 from stagekit.errors import DTypeError
 from stagekit.op import DTypeRule, Op, Speller
 from stagekit.ops import special
+from stagekit.ops.documentation import document
 from stagekit.types import (
     RANK,
     WEAK,
@@ -104,7 +105,6 @@ def elementwise(
     evaluate: str | Callable[..., Any] | None = None,
     result: DType | None = None,
     reason: str | None = None,
-    doc: str = "",
 ) -> Op:
     """Declare an op on elements with broadcasting; `rules` has one derivative per operand."""
 
@@ -137,7 +137,7 @@ def elementwise(
         jvp=jvp if rules else None,
         nondifferentiable=None if rules else reason,
         family="elementwise",
-        doc=doc,
+        doc=document(name, evaluate if isinstance(evaluate, str) else name, dtypes.__doc__),
     )
 
 
