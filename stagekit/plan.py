@@ -69,15 +69,14 @@ class Plan:
         values = self._template.copy()
         values[: len(arrays)] = arrays
         trap = config.trap
-        for step in self.steps:
-            node, function, operands, result, attrs, symbolic, free = step
+        take = values.__getitem__
+        for node, function, operands, result, attrs, symbolic, free in self.steps:
             if symbolic:
                 attrs = {key: concrete(value, env) for key, value in attrs.items()}
-            taken = [values[k] for k in operands]
             try:
-                out = function(*taken, **attrs)
+                out = function(*map(take, operands), **attrs)
             except FAILURES as error:
-                raise self._explained(node, taken, attrs, error) from None
+                raise self._explained(node, [*map(take, operands)], attrs, error) from None
             values[result] = out if type(out) is np.ndarray else np.asarray(out)
             if trap is not None:
                 assert node.op is not None

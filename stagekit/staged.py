@@ -300,14 +300,14 @@ class Function:
         if self.options.signature is not None:
             call = self._fitted(call)
         family = self._families.get(call.key)
-        if family is not None:
-            if family.eager is not None:
-                return self._eagerly(call)
-            for entry in family.entries:
-                matched = entry.match(call)
-                if matched is not None:
-                    self._hits += 1
-                    return self._hit(family, entry, call, *matched)
+        if family is None:
+            return self._miss(call)
+        if family.eager is not None:
+            return self._eagerly(call)
+        for entry in family.entries:
+            matched = entry.match(call)
+            if matched is not None:
+                return self._hit(family, entry, call, *matched)
         return self._miss(call)
 
     def _ambient(self) -> Any:
@@ -321,6 +321,7 @@ class Function:
     def _hit(
         self, family: Family, entry: Entry, call: Call, cells: list[Any], env: dict[str, Any]
     ) -> Any:
+        self._hits += 1
         if family.entries[0] is not entry:
             with self._lock:
                 family.entries.remove(entry)

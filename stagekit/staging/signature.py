@@ -94,10 +94,10 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
     shapes: list[Any] = []
     numbers: list[Any] = []
     for name, value in arguments.items():
-        if name in static:
-            key.append((type(value), _static_key(value, name)))
-            continue
         kind = type(value)
+        if name in static:
+            key.append((kind, _static_key(value, name)))
+            continue
         if kind is Tensor or kind is Variable:
             leaves: Sequence[Any] = (value,)
         elif kind is float or kind is int:
@@ -124,7 +124,7 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
                 key.append((kind, leaf))
             else:
                 key.append((kind, _static_key(leaf, name, position, arguments)))
-    if len(cells) > 1:
+    if len(cells) > len(set(map(id, cells))):  # which arguments are one object
         places: dict[int, int] = {}
         key.append(tuple([places.setdefault(id(cell), k) for k, cell in enumerate(cells)]))
     return Call(tuple(key), cells, tuple(shapes), tuple(numbers), arguments)
@@ -251,6 +251,8 @@ class Pattern:
 
     def bind(self, shapes: Sequence[tuple[int, ...]], numbers: Sequence[Any]) -> Any:
         """The values of the names for a call, None where it does not fit."""
+        if not numbers and shapes == self.shapes:
+            return {}
         env: dict[str, Any] = {}
         for wanted, sizes in zip(self.shapes, shapes, strict=True):
             if wanted == sizes:

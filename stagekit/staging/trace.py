@@ -100,9 +100,12 @@ class Entry:
     writes: tuple[int, ...] = ()
     verified: bool = False
     check: Callable[[Arguments], int] = field(init=False)
+    single: int | None = field(init=False)  # the one output that is the whole result
 
     def __post_init__(self) -> None:
         self.check = compile_guards(self.guards) if self.guards else _always
+        whole = self.spec is not None and self.spec.is_leaf() and self.outputs[0].kind == "node"
+        self.single = self.outputs[0].value if whole else None
 
     # ----- matching
 
@@ -138,8 +141,8 @@ class Entry:
             first = len(results) - len(self.writes)
             for place, result in zip(self.writes, results[first:], strict=True):
                 interpreter.write(cells[place], written_value(cells[place], result))
-        if len(self.outputs) == 1 and self.outputs[0].kind == "node" and self.spec.is_leaf():
-            return results[self.outputs[0].value]
+        if self.single is not None:
+            return results[self.single]
         return tree.unflatten(self.spec, [_leaf(o, results, cells, env) for o in self.outputs])
 
 
