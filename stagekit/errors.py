@@ -1,20 +1,24 @@
 """Every error and warning of stagekit.
 
 An error says what failed (`message`), where in the user's code (`location`) and what to do (`fix`).
-Rules and evaluations raise without a location; the interpreter that runs them adds it once (`located`).
+Rules and evaluations raise without a location; the interpreter that runs them adds it (`located`).
 Where the user's code called the framework, `hide_frames` takes the framework out of the traceback.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 from stagekit.settings import config
 from stagekit.source import Location, is_framework, is_package
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class StagekitError(Exception):
@@ -118,8 +122,8 @@ class StagekitWarning(UserWarning):
 def hide_frames(error: BaseException) -> None:
     """Take the framework's frames out of an error's traceback, unless `config.traceback` is "full".
 
-    In `except Exception as error: hide_frames(error); raise` the re-raise adds no entry of its own,
-    so of a call that does this nothing is left, and a call that succeeds pays nothing. An error that
+    In `except Exception as error: hide_frames(error); raise` the re-raise adds no entry of its own:
+    of a call that does this nothing is left, and a call that succeeds pays nothing. An error that
     is not the framework's own but arose in it (a bug) keeps the frames in which it arose.
     """
     if config.traceback == "full":
@@ -137,6 +141,20 @@ def hide_frames(error: BaseException) -> None:
             error.__traceback__ = TracebackType(
                 error.__traceback__, entry.tb_frame, entry.tb_lasti, entry.tb_lineno
             )
+
+
+def boundary(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that the user calls with code of theirs: its errors show their frames alone."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            hide_frames(error)
+            raise
+
+    return call
 
 
 def _entries(tb: TracebackType | None) -> Iterator[TracebackType]:

@@ -15,7 +15,7 @@ import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.gradients import aligned, fitted, linearize, named, push_through
 from stagekit.autodiff.tape import is_float, is_tensor
-from stagekit.errors import ArgumentError, ShapeError, TraceError
+from stagekit.errors import ArgumentError, ShapeError, TraceError, boundary
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
 from stagekit.tensor import Tensor, Variable
@@ -277,6 +277,7 @@ class custom_vjp:
         """Give the forward rule with residuals and the backward rule."""
         self._rules = (fwd, bwd)
 
+    @boundary
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fn = self.__wrapped__
         if self._rules is None:
@@ -372,6 +373,7 @@ class custom_jvp:
         """Give the rule `(primals, tangents) -> (out, tangent)`."""
         self._rule = rule
 
+    @boundary
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fn = self.__wrapped__
         if self._rule is None:

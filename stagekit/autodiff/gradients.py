@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.tape import Dual, Tape, is_float, is_tensor, stacked, unit_tensors
-from stagekit.errors import ArgumentError, BoundsError, DTypeError, ShapeError
+from stagekit.errors import ArgumentError, BoundsError, DTypeError, ShapeError, boundary
 from stagekit.op import current, using, weak_type
 from stagekit.ops import asarray
 from stagekit.source import here
@@ -110,8 +110,8 @@ def _with_aux(name: str, out: Any) -> tuple[Any, Any]:
     return out
 
 
-def named(wrapper: Callable[..., Any], fn: Callable[..., Any], what: str) -> Callable[..., Any]:
-    functools.update_wrapper(wrapper, fn)
+def named(inner: Callable[..., Any], fn: Callable[..., Any], what: str) -> Callable[..., Any]:
+    wrapper = functools.update_wrapper(boundary(inner), fn)
     wrapper.__name__ = f"{what}({getattr(fn, '__name__', 'function')})"
     return wrapper
 
@@ -158,6 +158,7 @@ def linearize(
     return Linear(out, extra, leaves, spec, inputs, pull)
 
 
+@boundary
 def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """`(out, pullback)`: `pullback(ct)` is the tuple of cotangents, one tree a primal.
 
@@ -173,6 +174,7 @@ def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """
     linear = linearize("vjp", fn, primals, {}, range(len(primals)), has_aux)
 
+    @boundary
     def pullback(ct: Any) -> tuple[Any, ...]:
         cts = aligned("vjp", "cotangent", linear.spec, ct)
         return _grouped(linear.inputs.specs, linear.pull(cts))
@@ -251,6 +253,7 @@ def grad(
 # ----- jvp ----------------------------------------------------------------------------------------
 
 
+@boundary
 def jvp(
     fn: Callable[..., Any],
     primals: Sequence[Any],
@@ -303,6 +306,7 @@ def _tangent_leaves(name: str, inputs: _Inputs, tangents: tuple[Any, ...]) -> li
     ]
 
 
+@boundary
 def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of scalar `fn` times a direction, at the cost of a few gradients.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self, final
 
 import stagekit.ops as ops
 from stagekit import tree
-from stagekit.errors import DTypeError, TraceError
+from stagekit.errors import DTypeError, TraceError, boundary
 from stagekit.op import Cell, Interpreter, Op, Over, current, switch, using
 from stagekit.source import Location, attributed, here
 from stagekit.tensor import Tensor, Variable, own
@@ -428,6 +428,7 @@ class GradientTape:
         with self._active().paused():
             yield
 
+    @boundary
     def gradient(self, target: Any, sources: Any) -> Any:
         """The gradient of the sum of `target` with respect to a tree of `sources`.
 
@@ -440,6 +441,7 @@ class GradientTape:
         self._finish()
         return tree.unflatten(spec, found)
 
+    @boundary
     def jacobian(self, target: Any, sources: Any) -> Any:
         """d target / d source, of shape `target.shape + source.shape`, for a tree of `sources`.
 
