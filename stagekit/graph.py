@@ -174,7 +174,9 @@ def _parse(text: str) -> Graph:
         raise ValueError(f"not the head of a graph: {first!r}")
     interned = Interned()
     nodes = {name: interned.input(name, parse_type(kind)) for name, kind in _PARAM.findall(head[2])}
-    inputs, checks, outputs = tuple(nodes.values()), (), ()
+    inputs = tuple(nodes.values())
+    checks: tuple[Node, ...] = ()
+    outputs: tuple[Node, ...] = ()
     for line in rest:
         if line.startswith("check "):
             checks = _refs(nodes, line.removeprefix("check "))

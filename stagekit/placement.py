@@ -48,7 +48,7 @@ def as_device(name: str | None) -> str:
     if name is None:
         return _chosen.get()
     if name not in devices():
-        cuda = isinstance(name, str) and name.partition(":")[0] == "cuda"
+        cuda = str(name).partition(":")[0] == "cuda"
         raise DeviceError(
             f"there is no device {name!r} here, only {', '.join(devices())}",
             fix="cuda needs cupy, which this version does not use yet" if cuda else "use 'cpu'",

@@ -123,7 +123,7 @@ def _buffer(leaf: Any, where: str) -> np.ndarray[Any, Any]:
     try:
         dtype(leaf.dtype)
     except DTypeError as error:
-        message = f"save: {where or 'the root'}: {error.message}"
+        message = f"save: {where or 'the root'} is an array of {leaf.dtype}"
         raise DTypeError(message, error.fix).located(here()) from None
     return np.asarray(leaf)
 

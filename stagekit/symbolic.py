@@ -502,13 +502,13 @@ class Number:
         return round(self.fix(), digits)
 
     def __floor__(self) -> int:
-        return math.floor(self.fix())
+        return int(math.floor(self.fix()))
 
     def __ceil__(self) -> int:
-        return math.ceil(self.fix())
+        return int(math.ceil(self.fix()))
 
     def __trunc__(self) -> int:
-        return math.trunc(self.fix())
+        return int(math.trunc(self.fix()))
 
     def __hash__(self) -> int:
         return hash(self.fix())

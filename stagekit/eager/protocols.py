@@ -316,9 +316,15 @@ def _repr_html_(self: Any) -> str:
 # ----- copies and pickles: by value, with class, name and attributes ------------------------------
 
 
+def _state(cell: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """A tensor's own attributes, and its slots."""
+    state: Any = object.__getstate__(cell)
+    return state[0], state[1]
+
+
 def __reduce_ex__(self: Any, protocol: Any) -> Any:
     """Everything by value; within one pickle or deepcopy an object stays one object."""
-    attributes, slots = object.__getstate__(self)
+    attributes, slots = _state(self)
     slots = {**slots, "_value": ops.on_host(self, "a pickle or deep copy")}
     return copyreg.__newobj__, (type(self),), (attributes, slots)  # type: ignore[attr-defined]
 
@@ -330,7 +336,7 @@ def __copy__(self: Any) -> Any:
     plain = ops.alias(self)
     if type(self) is Tensor:
         return plain
-    attributes, slots = object.__getstate__(self)
+    attributes, slots = _state(self)
     twin = copyreg.__newobj__(type(self))  # type: ignore[attr-defined]
     for name, value in {**(attributes or {}), **slots, "_value": plain._value}.items():
         setattr(twin, name, value)

@@ -318,12 +318,12 @@ def apply(name: str, *xs: Any) -> Any:
     if name in TEST:
         return np.bool_(TEST[name](*values))
     if name == "nextafter":
-        return scalar(_next_after(*values, target), target)
+        return scalar(_next_after(values[0], values[1], target), target)
     if name == "floor_divide" and target.kind == "float":
-        return scalar(_floor_divide(*values, target), target)
+        return scalar(_floor_divide(values[0], values[1], target), target)
     if name in ("bitwise_left_shift", "bitwise_right_shift"):
         shift = _left_shift if name == "bitwise_left_shift" else _right_shift
-        return scalar(shift(*values, target), target)
+        return scalar(shift(values[0], values[1], target), target)
     return scalar(_TABLES[target.kind][name](*values), target)
 
 
@@ -385,7 +385,7 @@ class Reference:
         i = int(scalar_)
         if not -size <= i < size:
             raise BoundsError(f"index: index {i} is out of bounds for an axis of size {size}")
-        return i % size
+        return i % int(size)
 
     def reduce(
         self, op: str, dtype: DType, extents: Sequence[Any], body: Callable[..., Any]
@@ -429,9 +429,9 @@ def _exact(op: str, terms: Sequence[float]) -> float | Fraction:
     if not all(map(math.isfinite, terms)):
         return math.prod(terms) if op == "multiply" else sum(terms)
     if op == "add":
-        exact = sum(map(Fraction, terms))
+        exact = sum(map(Fraction, terms), start=Fraction(0))
         return exact or float(sum(terms, start=-0.0 if terms else 0.0))
-    exact = math.prod(map(Fraction, terms))
+    exact = math.prod(map(Fraction, terms), start=Fraction(1))
     return exact or math.prod([1.0, *terms])
 
 

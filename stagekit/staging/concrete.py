@@ -132,7 +132,7 @@ class ConcreteFunction:
         if not tape.recording or not any(mask):
             with using(tape.below):
                 return self.run(cells, env)
-        pair = self._variant("vjp", mask, env, self._make_vjp)
+        pair: _Vjp = self._variant("vjp", mask, env, self._make_vjp)
         with using(tape.below):
             results = pair.forward.run([Tensor(v) for v in values], env)
         outs, residuals = results[: pair.outputs], results[pair.outputs :]
@@ -180,7 +180,7 @@ class ConcreteFunction:
             plain = [Tensor(v) for v in values]
             if not any(mask):
                 return self.run(plain, env)
-            pushed = self._variant("jvp", mask, env, self._make_jvp)
+            pushed: _Jvp = self._variant("jvp", mask, env, self._make_jvp)
             moved = [pair[1] for pair in tangents if pair is not None]
             results = pushed.function.run([*plain, *moved], env)
             outs, out_tangents = results[: pushed.outputs], iter(results[pushed.outputs :])

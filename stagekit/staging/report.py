@@ -57,8 +57,7 @@ def differences(
     new = {leaf.path: leaf for leaf in leaves}
     if list(old) != list(new):
         kind = "keyword order" if sorted(old) == sorted(new) else "structure"
-        texts = [_listed(x) for x in (old, new)]
-        found.append(Cause(kind, "the arguments", *texts, line))
+        found.append(Cause(kind, "the arguments", _listed(old), _listed(new), line))
     for path in old.keys() & new.keys():
         found += _leaf_difference(old[path], new[path], line)
     found.sort(key=lambda cause: list(new).index(cause.path) if cause.path in new else -1)

@@ -164,9 +164,9 @@ def apply_rules(graph: Graph, rules: Iterable[Rule]) -> tuple[Graph, list[Fired]
         made[node] = _improved(fresh, by_op, build, log, graph.line(node))
         if node in graph.lines:
             lines.setdefault(made[node], graph.lines[node])
-    renamed = [tuple(made[n] for n in part) for part in (graph.inputs, graph.outputs)]
+    inputs, outputs = tuple(made[n] for n in graph.inputs), tuple(made[n] for n in graph.outputs)
     checks = tuple(c for n in graph.checks if (c := made[n]).op is not None and c.op.checks)
-    return Graph(graph.name, *renamed, checks, lines), log
+    return Graph(graph.name, inputs, outputs, checks, lines), log
 
 
 def _again(node: Node, made: Mapping[Node, Node], build: Builder) -> Node:
