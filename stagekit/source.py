@@ -1,7 +1,7 @@
 """The user's source lines: the one place that walks Python frames.
 
-`here()` is the innermost frame outside the framework; `attributed(location)` makes everything run inside
-it (the backward of an operation, a replay) count as done at that line.
+`here()` is the innermost frame outside the framework; `attributed(location)` makes everything run
+inside it (the backward of an operation, a replay) count as done at that line.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Location(NamedTuple):
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _NUMPY = os.path.dirname(os.path.abspath(numpy.__file__))
 _OPTREE = os.path.join(os.path.dirname(_NUMPY), "optree")
-_TRANSPARENT = (_PACKAGE + os.sep, _NUMPY + os.sep, _OPTREE + os.sep)
+_OWN = (_PACKAGE + os.sep, "<stagekit ")
+_TRANSPARENT = (*_OWN, _NUMPY + os.sep, _OPTREE + os.sep)
 _STANDARD = tuple(
     os.path.join(os.path.dirname(os.__file__), name)
     for name in ("functools.py", "contextlib.py", "copy.py", "threading.py")
@@ -58,8 +59,8 @@ def is_framework(filename: str) -> bool:
 
 
 def is_package(filename: str) -> bool:
-    """True for the package's own files."""
-    return filename.startswith(_TRANSPARENT[0])
+    """True for the package's own files, and for code that it generates."""
+    return filename.startswith(_OWN)
 
 
 def user_frame() -> FrameType | None:

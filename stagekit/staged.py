@@ -30,6 +30,8 @@ from stagekit.errors import (
     ShapeError,
     StagekitWarning,
     TraceError,
+    boundary,
+    hide_frames,
 )
 from stagekit.eager.interpreter import EAGER
 from stagekit.op import Overlay, current, using
@@ -292,23 +294,27 @@ class Function:
     # ----- calling
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = self._binding.bind(*args, **kwargs)
-        interpreter = current()
-        if interpreter.base.traces or config.disable or _eagerly.get():
-            return self._inline(arguments)
-        call = take_apart(arguments, self._static, self._ambient())
-        if self.options.signature is not None:
-            call = self._fitted(call)
-        family = self._families.get(call.key)
-        if family is None:
+        try:
+            arguments = self._binding.bind(*args, **kwargs)
+            interpreter = current()
+            if interpreter.base.traces or config.disable or _eagerly.get():
+                return self._inline(arguments)
+            call = take_apart(arguments, self._static, self._ambient())
+            if self.options.signature is not None:
+                call = self._fitted(call)
+            family = self._families.get(call.key)
+            if family is None:
+                return self._miss(call)
+            if family.eager is not None:
+                return self._eagerly(call)
+            for entry in family.entries:
+                matched = entry.match(call)
+                if matched is not None:
+                    return self._hit(family, entry, call, *matched)
             return self._miss(call)
-        if family.eager is not None:
-            return self._eagerly(call)
-        for entry in family.entries:
-            matched = entry.match(call)
-            if matched is not None:
-                return self._hit(family, entry, call, *matched)
-        return self._miss(call)
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     def _ambient(self) -> Any:
         return config.trap, self.options.fastmath
@@ -541,6 +547,7 @@ class Function:
 
     # ----- specs and fixed signatures
 
+    @boundary
     def trace(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The concrete function for tensors or `TensorSpec`s; commits no state, runs no effect.
 
@@ -668,7 +675,11 @@ class Bound:
         self.__wrapped__ = types.MethodType(function.python_function, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__func__(self.__self__, *args, **kwargs)
+        try:
+            return self.__func__(self.__self__, *args, **kwargs)
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     def trace(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """As `Function.trace`, for this instance."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError, hide_frames
 from stagekit.op import Cell, current, weak_type
 from stagekit.placement import as_device
 from stagekit.source import here
@@ -31,10 +31,18 @@ def _operator(name: str, function: str) -> None:
     op: Callable[..., Any] = getattr(ops, function)
 
     def forward(self: Any, other: Any) -> Any:
-        return op(self, other) if _is_operand(other) else NotImplemented
+        try:
+            return op(self, other) if _is_operand(other) else NotImplemented
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     def reflected(self: Any, other: Any) -> Any:
-        return op(other, self) if _is_operand(other) else NotImplemented
+        try:
+            return op(other, self) if _is_operand(other) else NotImplemented
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     _attach(f"__{name}__", forward)
     _attach(f"__r{name}__", reflected)
@@ -76,7 +84,11 @@ def _comparison(name: str, function: str) -> None:
     op: Callable[..., Any] = getattr(ops, function)
 
     def compare(self: Any, other: Any) -> Any:
-        return op(self, other) if _is_operand(other) else NotImplemented
+        try:
+            return op(self, other) if _is_operand(other) else NotImplemented
+        except Exception as error:
+            hide_frames(error)
+            raise
 
     _attach(f"__{name}__", compare)
 
