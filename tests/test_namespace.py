@@ -109,8 +109,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 INTERNAL = {
     "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
-    "host_integers", "iota", "located_shapes", "maximum_size", "methods", "number", "on_host", "root",
-    "scalar", "setitem", "slice", "total", "unbroadcast",
+    "host_integers", "iota", "located_shapes", "maximum_size", "methods", "number", "on_host",
+    "root", "scalar", "setitem", "slice", "total", "unbroadcast",
 }  # fmt: skip
 
 
