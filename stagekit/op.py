@@ -141,6 +141,7 @@ class Speller(Protocol):
     ) -> Any: ...
 
 
+Casts = tuple[tuple[int, DType], ...]  # which operand goes to which type
 DTypeRule = Callable[[str, Sequence[Any]], Sequence[DType | None]]
 
 
@@ -194,7 +195,7 @@ class Op:
         self.transparent = transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
         self.numpy = self.on(np)
-        self._casts: dict[tuple[Any, ...], tuple[DType | None, ...] | None] = {}
+        self._casts: dict[tuple[Any, ...], Casts] = {}
         OPS[name] = self
 
     def __repr__(self) -> str:
@@ -211,10 +212,10 @@ class Op:
         try:
             interpreter = _current.get() or _bottom[0]
             key = tuple([a._value.dtype if isinstance(a, Cell) else type(a) for a in args])
-            casts = self._casts.get(key, False)
-            if casts is False:
+            casts = self._casts.get(key)
+            if casts is None:
                 casts, args = self._resolve(interpreter, key, args)
-            if casts is not None:
+            if casts:
                 args = self._cast(interpreter, args, casts)
             return interpreter.apply(self, args, attrs)
         except Exception as error:
@@ -223,7 +224,7 @@ class Op:
 
     def _resolve(
         self, interpreter: Interpreter, key: tuple[Any, ...], args: tuple[Any, ...]
-    ) -> tuple[tuple[DType | None, ...] | None, tuple[Any, ...]]:
+    ) -> tuple[Casts, tuple[Any, ...]]:
         if any(not isinstance(a, Cell) and weak_type(a) is None for a in args):
             args = tuple(
                 a if isinstance(a, Cell) or weak_type(a) else interpreter.lift(a) for a in args
@@ -233,23 +234,23 @@ class Op:
             targets = self.dtypes(self.name, operands)
         except DTypeError as error:
             raise error.located(here()) from None
-        wanted = [None if t is d else t for t, d in zip(targets, operands, strict=True)]
-        casts = tuple(wanted) if any(t is not None for t in wanted) else None
+        pairs = enumerate(zip(targets, operands, strict=True))
+        casts = tuple((k, t) for k, (t, d) in pairs if t is not None and t is not d)
         if all(type(k) is not type or k in WEAK or issubclass(k, Number) for k in key):
             self._casts[key] = casts
         return casts, args
 
     def _cast(
-        self, interpreter: Interpreter, args: tuple[Any, ...], casts: tuple[DType | None, ...]
+        self, interpreter: Interpreter, args: tuple[Any, ...], casts: Casts
     ) -> tuple[Any, ...]:
-        return tuple(
-            a
-            if target is None
-            else OPS["astype"](a, dtype=target)
-            if isinstance(a, Cell)
-            else self._constant(interpreter, a, target)
-            for a, target in zip(args, casts, strict=True)
-        )
+        cast = list(args)
+        for k, target in casts:
+            a = args[k]
+            if isinstance(a, Cell):
+                cast[k] = OPS["astype"](a, dtype=target)
+            else:
+                cast[k] = self._constant(interpreter, a, target)
+        return tuple(cast)
 
     def _constant(self, interpreter: Interpreter, value: Any, target: DType) -> Any:
         try:
