@@ -298,8 +298,9 @@ def _astype(name: str, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample(name, (x,), {"dtype": DTYPES["float32"]}, False, layout)
     big = np.array([2**53 + 1, 2**62 + 2**38 + 1, -(2**40) - 2**16 - 1, 2**24 + 1, 2**24 + 3])
     yield Sample(name, (big,), {"dtype": DTYPES["float32"]}, False, "rounded once")
-    x = random(rng, "float64", (2, 3))
-    yield Sample(name, (x,), {"dtype": DTYPES["float64"]}, True, "smooth")
+    for shape in ((2, 3), (), (0, 2)):
+        x = random(rng, "float64", shape)
+        yield Sample(name, (x,), {"dtype": DTYPES["float64"]}, True, f"shape {shape}")
 
 
 @generator("alias", "barrier", "stop_gradient")
@@ -361,7 +362,7 @@ def _permute(name: str, rng: np.random.Generator) -> Iterator[Sample]:
 def _broadcast_to(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     pairs = [
         ((3, 1), (3, 4)), ((3,), (2, 3)), ((), (2, 2)), ((1, 3), (0, 3)), ((2, 1, 3), (4, 2, 5, 3)),
-        ((1,), (1,)), ((1, 1), (2, 3)), ((1, 2), (3, 2)),
+        ((1,), (1,)), ((1, 1), (2, 3)), ((1, 2), (3, 2)), ((0, 3), (2, 0, 3)),
     ]  # fmt: skip
     yield from _movement(name, rng, *((a, {"shape": b}) for a, b in pairs))
 

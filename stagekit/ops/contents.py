@@ -18,12 +18,22 @@ from stagekit.types import shape_text
 
 
 def on_host(x: Any, why: str) -> np.ndarray[Any, Any]:
-    """The elements as a read-only NumPy array; `why` says in a warning what needs them."""
+    """The elements as a read-only NumPy array; `why` says in a warning what needs them.
+
+    >>> import stagekit as sk
+    >>> on_host(sk.asarray([1, 2]), "an example")
+    array([1, 2])
+    """
     return current().base.leave(x, why)
 
 
 def scalar(x: Any, why: str) -> Any:
-    """The one element as a Python scalar; ShapeError where there is not exactly one."""
+    """The one element as a Python scalar; ShapeError where there is not exactly one.
+
+    >>> import stagekit as sk
+    >>> scalar(sk.asarray([2.5]), "an example")
+    2.5
+    """
     if x.size != 1:
         raise ShapeError(
             f"{why}: a tensor of shape {shape_text(x.shape)} is no scalar",
@@ -33,7 +43,12 @@ def scalar(x: Any, why: str) -> Any:
 
 
 def host_integers(op: str, x: Any) -> list[int]:
-    """A list or tensor of integers as Python ints."""
+    """A list or tensor of integers as Python ints.
+
+    >>> import stagekit as sk
+    >>> host_integers("repeat", sk.asarray([1, 2]))
+    [1, 2]
+    """
     if isinstance(x, Cell):
         return [operator.index(n) for n in on_host(x, op).reshape(-1).tolist()]
     return [operator.index(n) for n in x]

@@ -79,7 +79,12 @@ _matmul = Op(
     vjp=_vjp,
     jvp=_jvp,
     family="contraction",
-    doc="Products of the last two axes, broadcast over the others.",
+    doc="""Products of the last two axes, broadcast over the others. As `numpy.matmul`.
+
+    >>> _matmul(ops.ones((2, 3)), ops.ones((3, 1)))
+    tensor([[3.],
+            [3.]], dtype=float32)
+    """,
 )
 
 

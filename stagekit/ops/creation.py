@@ -36,7 +36,11 @@ _full = Op(
     evaluate=lambda xp, *, shape, value, dtype: xp.full(shape, value, dtype.numpy),
     element=lambda e, out, idx, *, shape, value, dtype: e.constant(value, dtype),
     nondifferentiable=_CONSTANT,
-    doc="A tensor of `shape` filled with one number.",
+    doc="""A tensor of `shape` filled with one number. As `numpy.full`.
+
+    >>> _full(shape=(2,), value=1, dtype=default_int)
+    tensor([1, 1], dtype=int64)
+    """,
 )
 
 iota = Op(
@@ -45,7 +49,11 @@ iota = Op(
     evaluate=lambda xp, *, size, dtype: xp.arange(size).astype(dtype.numpy),
     element=lambda e, out, idx, *, size, dtype: e.number(idx[0], dtype),
     nondifferentiable=_CONSTANT,
-    doc="The numbers 0, 1, ..., size - 1.",
+    doc="""The numbers 0, 1, ..., size - 1. As `numpy.arange`.
+
+    >>> iota(size=3, dtype=default_int)
+    tensor([0, 1, 2], dtype=int64)
+    """,
 )
 
 number = Op(
@@ -54,7 +62,11 @@ number = Op(
     evaluate=lambda xp, *, expr, dtype: xp.asarray(expr, dtype.numpy),
     element=lambda e, out, idx, *, expr, dtype: e.constant(expr, dtype),
     nondifferentiable=_CONSTANT,
-    doc="A size, or a Python number argument, as a 0-d tensor: the way it enters arithmetic.",
+    doc="""A size, or a Python number argument, as a 0-d tensor: the way it enters arithmetic.
+
+    >>> number(expr=3, dtype=default_int)
+    tensor(3, dtype=int64)
+    """,
 )
 
 
@@ -73,7 +85,11 @@ _astype = Op(
     element=lambda e, out, idx, x, *, dtype: e.cast(x(*idx), dtype),
     vjp=_cast_vjp,
     jvp=_cast_jvp,
-    doc="The elements in another data type; float to float rounds to nearest even.",
+    doc="""The elements in another data type; float to float rounds to nearest even.
+
+    >>> _astype(ops.asarray([1.7]), dtype=default_int)
+    tensor([1], dtype=int64)
+    """,
 )
 
 
@@ -93,17 +109,34 @@ def _identity(name: str, *, differentiable: bool, transparent: bool = False, doc
 
 
 alias = _identity(
-    "alias", differentiable=True, transparent=True, doc="The operand as a value of its own."
+    "alias",
+    differentiable=True,
+    transparent=True,
+    doc="""The operand as a value of its own: equal, and another object.
+
+    >>> x = ops.asarray([1.0])
+    >>> alias(x) is x
+    False
+    """,
 )
 barrier = _identity(
     "barrier",
     differentiable=True,
-    doc="The operand, never merged with another barrier of another `serial`.",
+    doc="""The operand, never merged with another barrier of another `serial`.
+
+    >>> barrier(ops.asarray([1.0]), serial=1)
+    tensor([1.], dtype=float32)
+    """,
 )
 stop_gradient = _identity(
     "stop_gradient",
     differentiable=False,
-    doc="The operand as a constant for differentiation, in reverse and forward mode.",
+    doc="""The operand as a constant for differentiation, in reverse and forward mode.
+
+    >>> import stagekit as sk
+    >>> sk.grad(lambda x: x * sk.stop_gradient(x))(3.0)
+    tensor(3., dtype=float32)
+    """,
 )
 
 custom = Op(
@@ -113,7 +146,13 @@ custom = Op(
     element=lambda e, out, idx, y, *xs, rule, index: y(*idx),
     vjp=lambda i, ct, out, xs, attrs: attrs["rule"].vjp(i - 1, ct, attrs["index"], xs[1:]),
     jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(tangents[1:], attrs["index"], xs[1:]),
-    doc="The first operand, with a derivative with respect to the others given by `rule`.",
+    doc="""The first operand, with a derivative with respect to the others given by `rule`.
+
+    `sk.custom_vjp` and `sk.custom_jvp` make such rules.
+
+    >>> custom(ops.asarray(6.0), ops.asarray(2.0), rule=None, index=0)
+    tensor(6., dtype=float32)
+    """,
 )
 
 # ----- conversion ---------------------------------------------------------------------------------
@@ -179,7 +218,11 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
 
 
 def as_shape(op: str, shape: Any) -> tuple[Any, ...]:
-    """A shape as a tuple of sizes; ShapeError for a negative one."""
+    """A shape as a tuple of sizes; ShapeError for a negative one.
+
+    >>> as_shape("zeros", 3)
+    (3,)
+    """
     items = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     sizes = tuple(n if isinstance(n, Dim) else as_integer(op, "a size", n) for n in items)
     if any(n < 0 for n in sizes):

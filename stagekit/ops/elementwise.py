@@ -81,14 +81,22 @@ Rule = Callable[..., Any]
 
 
 def aligned(out: TensorType, idx: Sequence[Any], shape: Sequence[Any]) -> tuple[Any, ...]:
-    """The indices at which an operand of `shape` is read for `out[idx]`, by broadcasting."""
+    """The indices at which an operand of `shape` is read for `out[idx]`, by broadcasting.
+
+    >>> aligned(TensorType(default_float, (2, 3)), (1, 2), (3,))
+    (2,)
+    """
     lead = len(idx) - len(shape)
     pairs = zip(idx[lead:], shape, out.shape[lead:], strict=True)
     return tuple(i if same_size(n, m) else 0 for i, n, m in pairs)
 
 
 def unbroadcast(ct: Any, like: Any) -> Any:
-    """The cotangent summed over the axes along which `like` was broadcast."""
+    """The cotangent summed over the axes along which `like` was broadcast.
+
+    >>> unbroadcast(ops.ones((2, 3)), ops.ones(3))
+    tensor([2., 2., 2.], dtype=float32)
+    """
     if same_shape(ct.shape, like.shape):
         return ct
     lead = ct.ndim - like.ndim

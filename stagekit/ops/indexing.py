@@ -128,7 +128,13 @@ gather = Op(
     jvp=_gather_jvp,
     checks=True,
     family="indexing",
-    doc="Elements of `x` at index tensors of one shape, one for each of `axes`.",
+    doc="""Elements of `x` at index tensors of one shape, one for each of `axes`.
+
+    Negative indices count from the end. Raises BoundsError.
+
+    >>> gather(ops.asarray([10, 20, 30]), ops.asarray([2, 0]), axes=(0,))
+    tensor([30, 10], dtype=int64)
+    """,
 )
 
 # ----- scatter ------------------------------------------------------------------------------------
@@ -263,7 +269,14 @@ _scatter = Op(
     jvp=_scatter_jvp,
     checks=True,
     family="indexing",
-    doc="`x` with `updates` combined into it at index tensors, one for each of `axes`.",
+    doc="""`x` with `updates` combined into it at index tensors, one for each of `axes`.
+
+    `mode` is "set" (the last one wins), "add", "multiply", "min" or "max". Raises BoundsError.
+
+    >>> x, two = ops.asarray([0, 0]), ops.asarray([1, 1])
+    >>> _scatter(x, ops.asarray([5, 6]), two, axes=(0,), mode="add")
+    tensor([ 0, 11], dtype=int64)
+    """,
 )
 
 # ----- NumPy's index expressions ------------------------------------------------------------------
@@ -551,7 +564,14 @@ class At:
 
 
 def setitem(x: Any, key: Any, value: Any) -> None:
-    """`x[key] = value`: a new buffer goes into the cell `x`; slices taken keep the old one."""
+    """`x[key] = value`: a new buffer goes into the cell `x`; slices taken keep the old one.
+
+    >>> import stagekit as sk
+    >>> x = sk.zeros(2)
+    >>> x[0] = 5
+    >>> x
+    tensor([5., 0.], dtype=float32)
+    """
     interpreter = current()
     interpreter.write(x, interpreter.read(At(x)[key].set(value)))
 

@@ -70,6 +70,12 @@ _reshape = linear(
     infer=_reshape_type,
     evaluate=lambda xp, x, *, shape: x.reshape(shape),
     element=_reshape_element,
+    doc="""The elements in another shape, in the same order. As `numpy.reshape`.
+
+    >>> _reshape(ops.asarray([1, 2]), shape=(2, 1))
+    tensor([[1],
+            [2]], dtype=int64)
+    """,
 )
 
 
@@ -160,6 +166,12 @@ _permute = linear(
     infer=lambda x, *, axes: x.with_shape(x.shape[a] for a in axes),
     evaluate=lambda xp, x, *, axes: x.transpose(axes),
     element=lambda e, out, idx, x, *, axes: x(*(idx[k] for k in _inverse(axes))),
+    doc="""The axes in another order. As `numpy.transpose`.
+
+    >>> _permute(ops.asarray([[1, 2]]), axes=(1, 0))
+    tensor([[1],
+            [2]], dtype=int64)
+    """,
 )
 
 
@@ -253,6 +265,11 @@ _broadcast_to = linear(
     infer=_broadcast_type,
     evaluate=lambda xp, x, *, shape: xp.broadcast_to(x, shape),
     element=lambda e, out, idx, x, *, shape: x(*ops.aligned(out, idx, x.shape)),
+    doc="""The elements repeated to a shape. As `numpy.broadcast_to`.
+
+    >>> _broadcast_to(ops.asarray([1]), shape=(3,))
+    tensor([1, 1, 1], dtype=int64)
+    """,
 )
 
 
@@ -280,7 +297,11 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
 
 
 def located_shapes(op: str, *shapes: Shape) -> Shape:
-    """The common shape; the error names the user's line."""
+    """The common shape; the error names the user's line.
+
+    >>> located_shapes("add", (3, 1), (4,))
+    (3, 4)
+    """
     try:
         return broadcast_shapes(op, *shapes)
     except ShapeError as error:
@@ -295,6 +316,11 @@ _flip = linear(
     element=lambda e, out, idx, x, *, axes: x(
         *(x.shape[k] - 1 - i if k in axes else i for k, i in enumerate(idx))
     ),
+    doc="""The order of the elements reversed along `axes`. As `numpy.flip`.
+
+    >>> _flip(ops.asarray([1, 2, 3]), axes=(0,))
+    tensor([3, 2, 1], dtype=int64)
+    """,
 )
 
 
@@ -335,6 +361,11 @@ slice = linear(
     element=lambda e, out, idx, x, *, starts, sizes, strides: x(
         *(s + i * d for i, s, d in zip(idx, starts, strides, strict=True))
     ),
+    doc="""`sizes[k]` elements of axis k from `starts[k]` in steps of `strides[k]`, all > 0.
+
+    >>> slice(ops.asarray([1, 2, 3, 4]), starts=(1,), sizes=(2,), strides=(2,))
+    tensor([2, 4], dtype=int64)
+    """,
 )
 
 
@@ -405,6 +436,11 @@ _pad = Op(
     vjp=_pad_vjp,
     jvp=_pad_jvp,
     family="movement",
+    doc="""`x` with `value` around it (`low`, `high`) and between its elements (`interior`).
+
+    >>> _pad(ops.asarray([1, 2]), 0, low=(1,), high=(0,), interior=(1,))
+    tensor([0, 1, 0, 2], dtype=int64)
+    """,
 )
 
 
@@ -526,6 +562,11 @@ _concat = Op(
     vjp=_concat_vjp,
     jvp=_concat_jvp,
     family="movement",
+    doc="""Operands joined along `axis`, in their common type. As `numpy.concatenate`.
+
+    >>> _concat(ops.asarray([1]), ops.asarray([2, 3]), axis=0)
+    tensor([1, 2, 3], dtype=int64)
+    """,
 )
 
 

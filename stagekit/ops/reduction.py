@@ -75,7 +75,26 @@ def reduction(name: str, fold: str, evaluate: Callable[..., Any], **facts: Any) 
         return e.reduce(fold, x.dtype, extents, lambda *ks: x(*_merged(x, idx, ks, axes)))
 
     facts.setdefault("infer", _dropped)
-    return Op(name, evaluate=evaluate, element=element, family="reduction", **facts)
+    doc = _DOC.format(name=name, attrs="axes=(0,)", result=_EXAMPLES[name])
+    return Op(name, evaluate=evaluate, element=element, family="reduction", doc=doc, **facts)
+
+
+_DOC = """The primitive of `{name}`, which says what it means. As `numpy.{name}`.
+
+>>> from stagekit.op import OPS
+>>> OPS["{name}"](ops.asarray([2, 3, 0]), {attrs})
+{result}
+"""
+_EXAMPLES = {
+    "sum": "tensor(5, dtype=int64)",
+    "prod": "tensor(0, dtype=int64)",
+    "max": "tensor(3, dtype=int64)",
+    "min": "tensor(0, dtype=int64)",
+    "any": "tensor(True, dtype=bool)",
+    "all": "tensor(False, dtype=bool)",
+    "argmax": "tensor(1, dtype=int64)",
+    "argmin": "tensor(2, dtype=int64)",
+}
 
 
 # ----- sum ----------------------------------------------------------------------------------------
@@ -237,6 +256,7 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
         dtypes=keep,
         nondifferentiable="the result is an index",
         family="reduction",
+        doc=_DOC.format(name=name, attrs="axis=0", result=_EXAMPLES[name]),
     )
 
 
@@ -411,7 +431,11 @@ def std(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool 
 
 
 def root(x: Any) -> Any:
-    """sqrt(x), with derivative 0 at 0."""
+    """sqrt(x), with derivative 0 at 0.
+
+    >>> root(ops.asarray(4.0))
+    tensor(2., dtype=float32)
+    """
     zero = x == 0
     return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
 
@@ -440,7 +464,11 @@ def _dropped_shape(x: Any, axes: Axes) -> tuple[Any, ...]:
 
 
 def total(terms: Sequence[Any]) -> Any:
-    """The sum of one or more tensors."""
+    """The sum of one or more tensors.
+
+    >>> total([ops.asarray(1.0), ops.asarray(2.0)])
+    tensor(3., dtype=float32)
+    """
     out = terms[0]
     for term in terms[1:]:
         out = out + term
