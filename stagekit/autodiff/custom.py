@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, final
 
 import stagekit.ops as ops
 from stagekit import tree
-from stagekit.autodiff.gradients import aligned, fitted, linearize, named, push_through
+from stagekit.autodiff.gradients import aligned, fitted, fresh, linearize, named, push_through
 from stagekit.autodiff.tape import is_float, is_tensor
 from stagekit.errors import ArgumentError, ShapeError, TraceError, boundary
 from stagekit.op import Cell, Op, Overlay, current, using
@@ -451,8 +451,10 @@ class _Recompute(_Call):
     def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> dict[int, Any]:
         moving = [k for k, tangent in enumerate(tangents) if tangent is not None]
         again, primals = self._of_stand_ins(xs, moving)
-        moved = tuple(tangents[k] for k in moving)
-        pushed: dict[int, Any] = push_through("jvp", again, tuple(primals), moved, False)[1]
+        inputs = fresh("jvp", tuple(primals), range(len(primals)))
+        pushed: dict[int, Any] = push_through("jvp", again, inputs, [tangents[k] for k in moving])[
+            1
+        ]
         return pushed
 
     def _of_stand_ins(

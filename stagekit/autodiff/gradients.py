@@ -45,7 +45,7 @@ def _require_float(name: str, leaf: Any, path: str) -> Any:
     return leaf
 
 
-class _Inputs(NamedTuple):
+class Inputs(NamedTuple):
     """Arguments with their differentiable leaves made fresh; `specs` are of the chosen ones."""
 
     args: tuple[Any, ...]
@@ -53,7 +53,7 @@ class _Inputs(NamedTuple):
     specs: list[tree.Spec]
 
 
-def _fresh(name: str, args: tuple[Any, ...], argnums: Sequence[int]) -> _Inputs:
+def fresh(name: str, args: tuple[Any, ...], argnums: Sequence[int]) -> Inputs:
     renewed, leaves, specs = list(args), [], []
     for n in argnums:
         if not -len(args) <= n < len(args):
@@ -66,7 +66,7 @@ def _fresh(name: str, args: tuple[Any, ...], argnums: Sequence[int]) -> _Inputs:
         renewed[n] = tree.unflatten(spec, flat)
         leaves += flat
         specs.append(spec)
-    return _Inputs(tuple(renewed), leaves, specs)
+    return Inputs(tuple(renewed), leaves, specs)
 
 
 def _grouped(specs: Sequence[tree.Spec], flat: Sequence[Any]) -> tuple[Any, ...]:
@@ -126,14 +126,14 @@ class Linear(NamedTuple):
     aux: Any
     leaves: list[Any]
     spec: tree.Spec
-    inputs: _Inputs
+    inputs: Inputs
     pull: Callable[[Sequence[Any]], list[Any]]
 
 
 def linearize(
     name: str, fn: Callable[..., Any], args: Any, kwargs: Any, argnums: Sequence[int], aux: bool
 ) -> Linear:
-    inputs = _fresh(name, args, argnums)
+    inputs = fresh(name, args, argnums)
     tape = Tape(current())
     sources = [(leaf, tape.follow(leaf)) for leaf in inputs.leaves]
     with using(tape):
@@ -144,11 +144,11 @@ def linearize(
     results = [(read(leaf), leaf.dtype, leaf.shape) if is_float(leaf) else None for leaf in leaves]
 
     def pull(cts: Sequence[Any]) -> list[Any]:
-        """The cotangent of each input leaf, zeros where unconnected."""
+        """The cotangent of each input leaf, zeros where unconnected; None is zero too."""
         seeds = [
             (result[0], fitted(name, "cotangent", ct, *result[1:]))
             for result, ct in zip(results, cts, strict=True)
-            if result is not None
+            if result is not None and ct is not None
         ]
         return [
             ops.zeros_like(Tensor(value)) if g is None else g
@@ -271,42 +271,45 @@ def jvp(
     >>> tangent.item()
     6.0
     """
-    out, tangent, aux, _ = push_through("jvp", fn, tuple(primals), tuple(tangents), has_aux)
+    inputs, moved = _directions("jvp", tuple(primals), tuple(tangents))
+    out, tangent, aux = push_through("jvp", fn, inputs, moved, has_aux)
     return (out, tangent, aux) if has_aux else (out, tangent)
 
 
-def push_through(
-    name: str, fn: Callable[..., Any], primals: tuple[Any, ...], tangents: Any, has_aux: bool
-) -> tuple[Any, Any, Any, list[tree.Spec]]:
-    """(out, tangent, aux, the structures of the primals)."""
-    inputs = _fresh(name, primals, range(len(primals)))
-    moved = _tangent_leaves(name, inputs, tangents)
-    dual = Dual(current())
-    for leaf, tangent in zip(inputs.leaves, moved, strict=True):
-        dual.follow(leaf, tangent)
-    with using(dual):
-        out = fn(*inputs.args)
-    out, aux = _with_aux(name, out) if has_aux else (out, None)
-    read = dual.below.read
-    pushed = tree.map(lambda y: dual.tangent(read(y)) if is_tensor(y) else None, out)
-    return out, pushed, aux, inputs.specs
-
-
-def _tangent_leaves(name: str, inputs: _Inputs, tangents: tuple[Any, ...]) -> list[Any]:
-    if len(tangents) != len(inputs.specs):
+def _directions(
+    name: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Inputs, list[Any]]:
+    """The primals as inputs, and a tangent that fits for each of their leaves."""
+    inputs = fresh(name, primals, range(len(primals)))
+    if len(tangents) != len(primals):
         raise ShapeError(
-            f"{name}: {len(tangents)} tangents for {len(inputs.specs)} primals",
+            f"{name}: {len(tangents)} tangents for {len(primals)} primals",
             fix="give a tuple with one tangent for each primal",
         ).located(here())
     pairs = zip(inputs.specs, tangents, strict=True)
     flat = [leaf for spec, tangent in pairs for leaf in aligned(name, "tangent", spec, tangent)]
-    return [
+    return inputs, [
         fitted(name, "tangent", tangent, leaf.dtype, leaf.shape)
         for leaf, tangent in zip(inputs.leaves, flat, strict=True)
     ]
 
 
-@boundary
+def push_through(
+    name: str, fn: Callable[..., Any], inputs: Inputs, moved: Sequence[Any], has_aux: bool = False
+) -> tuple[Any, Any, Any]:
+    """(out, tangent, aux) for a tangent of each input leaf, None where it stays as it is."""
+    dual = Dual(current())
+    for leaf, tangent in zip(inputs.leaves, moved, strict=True):
+        if tangent is not None:
+            dual.follow(leaf, tangent)
+    with using(dual):
+        out = fn(*inputs.args)
+    out, aux = _with_aux(name, out) if has_aux else (out, None)
+    read = dual.below.read
+    pushed = tree.map(lambda y: dual.tangent(read(y)) if is_tensor(y) else None, out)
+    return out, pushed, aux
+
+
 def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of scalar `fn` times a direction, at the cost of a few gradients.
 
@@ -319,7 +322,7 @@ def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any])
     """
     primals = tuple(primals)
     gradient = grad(fn, argnums=tuple(range(len(primals))))
-    return push_through("hvp", gradient, primals, tuple(tangents), False)[1]
+    return push_through("hvp", gradient, *_directions("hvp", primals, tuple(tangents)))[1]
 
 
 # ----- jacobians ----------------------------------------------------------------------------------
@@ -340,9 +343,9 @@ def jacobian(
             [0., 4.]], dtype=float32)
     """
     if mode not in (None, "rev", "fwd"):
-        raise ArgumentError(
-            f"jacobian: mode is {mode!r}", fix="use 'rev', 'fwd' or None"
-        ).located(here())
+        raise ArgumentError(f"jacobian: mode is {mode!r}", fix="use 'rev', 'fwd' or None").located(
+            here()
+        )
     chosen = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
@@ -377,10 +380,10 @@ def _elements(leaves: Sequence[Any]) -> int:
 
 
 def _units(leaves: Sequence[Any]) -> Iterator[list[Any]]:
-    """Every way to be 1 at one element of one leaf and 0 elsewhere, in order."""
+    """Every way to be 1 at one element and 0 elsewhere (in other leaves: None), in order."""
     for k, leaf in enumerate(leaves):
         for unit in unit_tensors(leaf):
-            yield [unit if j == k else ops.zeros_like(x) for j, x in enumerate(leaves)]
+            yield [unit if j == k else None for j in range(len(leaves))]
 
 
 def _reverse_jacobian(linear: Linear) -> list[list[Any]]:
@@ -402,19 +405,13 @@ def _forward_jacobian(
     fn: Callable[..., Any], args: Any, kwargs: Any, argnums: Sequence[int]
 ) -> tuple[list[list[Any]], tree.Spec, list[tree.Spec]]:
     """As `_reverse_jacobian`, by one push for each input element; and the structures."""
-    inputs = _fresh("jacobian", args, argnums)
-
-    def of_leaves(*leaves: Any) -> Any:
-        renewed = list(args)
-        for n, part in zip(argnums, _grouped(inputs.specs, leaves), strict=True):
-            renewed[n] = part
-        return fn(*renewed, **kwargs)
-
+    inputs = fresh("jacobian", args, argnums)
+    call = functools.partial(fn, **kwargs)
     pushed = [
-        push_through("jacobian", of_leaves, tuple(inputs.leaves), tuple(units), False)[:2]
-        for units in _units(inputs.leaves)
+        push_through("jacobian", call, fresh("jacobian", args, argnums), moved)[:2]
+        for moved in _units(inputs.leaves)
     ]
-    leaves, spec = tree.flatten(pushed[-1][0] if pushed else of_leaves(*inputs.leaves))
+    leaves, spec = tree.flatten(pushed[-1][0] if pushed else call(*inputs.args))
     _require_results(leaves)
     tangents = iter([tree.leaves(tangent) for _, tangent in pushed])
     columns = [list(islice(tangents, _elements([x]))) for x in inputs.leaves]
