@@ -25,6 +25,13 @@ class Tensor(Cell):
     __slots__ = ()
     __hash__ = object.__hash__
 
+    def __init__(self, value: Any) -> None:
+        if type(value) is not np.ndarray and not hasattr(value, "leaked"):
+            raise TypeError(
+                f"Tensor: {type(value).__name__} is no buffer\n  fix: make tensors with sk.asarray"
+            )
+        self._value = value
+
     @property
     def dtype(self) -> DType:
         """The data type of the elements."""
