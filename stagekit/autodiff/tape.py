@@ -463,7 +463,7 @@ class GradientTape:
         tape = self._active()
         if self._used:
             raise TraceError(
-                "this tape has been used", fix="make it with GradientTape(persistent=True)"
+                "gradient: this tape has been used", fix="make it with GradientTape(persistent=True)"
             ).located(here())
         pairs = [self._watched.get(id(x)) or (x, tape.below.read(x)) for x in leaves]
         return tape.gradients([(tape.below.read(y), ct) for y, ct in seeds], pairs)
