@@ -9,6 +9,7 @@ Also a command: `python -m stagekit.export.runtime model.stagekit --input x=x.np
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -25,8 +26,9 @@ from stagekit.export.artifact import Artifact, read_artifact, write_artifact
 from stagekit.export.format import Exported
 from stagekit.export.structure import Signature, put_together
 from stagekit.graph import Graph
+from stagekit.node import Node
 from stagekit.op import weak_type
-from stagekit.plan import Plan, cost
+from stagekit.plan import Plan, concrete
 from stagekit.source import here
 from stagekit.types import RANK, WEAK, TensorType, dtype
 from stagekit.verify import sizes_fault
@@ -224,7 +226,7 @@ class Function:
             raise CheckError(
                 f"{self.__name__}: {len(self._plan.steps)} steps, more than max_steps={steps}"
             ).located(here())
-        needed = cost(self._exported.graph, env).peak_bytes if most is not None else 0
+        needed = _most_bytes(self._exported.graph, env) if most is not None else 0
         if most is not None and needed > most:
             raise CheckError(
                 f"{self.__name__}: needs {needed} bytes, more than max_bytes={most}"
@@ -237,6 +239,36 @@ def _require_sizes(graph: Graph, env: Mapping[str, int]) -> None:
         if fault is not None:
             what = node.op.name if node.op is not None else "constant"
             raise ShapeError(f"{graph.name}: {what} {fault}", location=graph.line(node))
+
+
+# Ops whose result is a view of their operand whatever its layout. A reshape may copy.
+_VIEWS = frozenset("broadcast_to permute flip slice barrier stop_gradient".split())
+
+
+def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:
+    """The most bytes that are alive at once, with as much work space as an op's operands have.
+
+    Written-out sizes count: an op may copy a broadcast operand, and takes time for all of it.
+    """
+    size = {node: _size(node, env) for node in (*graph.inputs, *graph.nodes)}
+    owner: dict[Node, Node] = {}
+    last: dict[Node, int] = {}
+    for k, node in enumerate(graph.nodes):
+        is_view = node.op is not None and node.op.name in _VIEWS
+        owner[node] = owner.get(node.inputs[0], node) if is_view else node
+        last.update({owner.get(x, x): k for x in (node, *node.inputs)})
+    last.update({owner.get(x, x): len(graph.nodes) for x in graph.outputs})
+    alive = most = 0
+    for k, node in enumerate(graph.nodes):
+        alive += 0 if node.constant is not None or owner[node] is not node else size[node]
+        most = max(most, alive + sum(size[x] for x in node.inputs))
+        dead = {owner.get(x, x) for x in (node, *node.inputs) if last[owner.get(x, x)] == k}
+        alive -= sum(size[x] for x in dead if x.op is not None)
+    return most
+
+
+def _size(node: Node, env: Mapping[str, int]) -> int:
+    return math.prod(concrete(node.type.shape, env)) * node.type.dtype.itemsize
 
 
 def _as_array(signature: Signature, place: int, value: Any, wanted: TensorType) -> Array:

@@ -122,7 +122,8 @@ def _export(name: str, fn: Any, specs: tuple[Any, ...], store: _Store) -> Export
     staged = fn if isinstance(fn, (Function, Bound)) else function(fn)
     own = (staged.__self__,) if isinstance(staged, Bound) else ()
     staged = staged.__func__ if isinstance(staged, Bound) else staged
-    arguments = {k: tree.map(_as_spec, v) for k, v in staged._binding.bind(*own, *specs).items()}
+    given = staged._binding.bind(*own, *specs)
+    arguments = {k: v if k in staged._static else tree.map(_as_spec, v) for k, v in given.items()}
     entry = staged._entry_of(arguments)
     _require_pure(name, entry)
     cells = _cells(entry, arguments, staged)
