@@ -1,26 +1,30 @@
 """`ConcreteFunction`: one traced graph with its plan, runnable under any interpreter.
 
-Eagerly it runs the plan; inside a trace it is inlined; under a tape or a dual it is one entry, whose
-derivative is again a concrete function, so that the same rule gives every order.
+Eagerly it runs the plan; inside a trace it is inlined; under a tape or a dual it is one entry,
+whose derivative is again a concrete function, so that the same rule gives every order.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-
 import stagekit.ops as ops
 from stagekit.autodiff import Dual, Tape
+from stagekit.errors import ShapeError
 from stagekit.graph import Graph
 from stagekit.node import Interned, Node, reachable
 from stagekit.op import current, using
 from stagekit.plan import Cost, Plan, cost
+from stagekit.source import Location, here
+from stagekit.staging.ambient import require_trace
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.replay import replay
 from stagekit.staging.rewrite import Fired
 from stagekit.staging.rules import optimize
+from stagekit.staging.transaction import Undo
 from stagekit.symbolic import Dim, Expr, Facts, Formula, Number
 from stagekit.tensor import Tensor
 from stagekit.types import TensorType
@@ -47,7 +51,7 @@ class ConcreteFunction:
         self.graph = graph
         self.env = dict(env)
         self.facts = facts or Facts(closed=True)
-        self._derivatives: dict[Any, list[Any]] = {}
+        self.derivatives: list[Derivative] = []
 
     # ----- stages
 
@@ -91,7 +95,13 @@ class ConcreteFunction:
     def __call__(self, *inputs: Any) -> Any:
         """The outputs for tensors in the order of `graph.inputs`: one, or a tuple."""
         cells = [ops.asarray(x) for x in inputs]
-        out = self.run(cells, self.bind(cells))
+        env = self.bind(cells)
+        for fact in self.facts.known:
+            if not fact.holds(env):
+                raise ShapeError(
+                    f"{self.graph.name}: this trace is for {fact}", fix="trace it for such sizes"
+                ).located(here())
+        out = self.run(cells, env)
         return out[0] if len(out) == 1 else tuple(out)
 
     def bind(self, cells: Sequence[Any]) -> dict[str, Any]:
@@ -106,6 +116,9 @@ class ConcreteFunction:
     def run(self, cells: Sequence[Any], env: Env) -> list[Any]:
         """The outputs as tensors, under the current interpreter."""
         interpreter = current()
+        if type(interpreter) is Undo:
+            with using(interpreter.below):
+                return self.run(cells, env)
         if interpreter is interpreter.base and not interpreter.traces:
             return [Tensor(array) for array in self.arrays([c._value for c in cells], env)]
         if type(interpreter) is Tape and not interpreter.base.traces:
@@ -210,13 +223,17 @@ class ConcreteFunction:
     # ----- derived traces
 
     def _variant(self, mode: str, mask: tuple[bool, ...], env: Env, make: Any) -> Any:
-        """The derivative for these inputs whose facts hold for these sizes; made if there is none."""
-        variants = self._derivatives.setdefault((mode, mask), [])
-        for variant in variants:
-            if variant.facts.hold(env):
-                return variant
-        variants.append(make(mask, env))
-        return variants[-1]
+        """The derivative for these inputs and sizes; made if there is none."""
+        for known in self.derivatives:
+            if known.mode == mode and known.mask == mask and known.variant.facts.hold(env):
+                return known.variant
+        start, name = time.perf_counter(), self.graph.name
+        watched = tuple(n.name for n, m in zip(self.graph.inputs, mask, strict=True) if m)
+        require_trace(name, f"tape of {', '.join(watched)}: not watched -> watched")
+        variant = make(mask, env)
+        ms = (time.perf_counter() - start) * 1e3
+        self.derivatives.append(Derivative(mode, mask, watched, variant, ms, here()))
+        return variant
 
     def _open(self, env: Env) -> tuple[Staging, dict[str, Any], list[Tensor]]:
         """A trace without values, its symbolic names, and fresh inputs like this graph's."""
@@ -236,6 +253,17 @@ class ConcreteFunction:
         )
         staging.close()
         return graph
+
+
+class Derivative(NamedTuple):
+    """A trace made from this one because some of its inputs are watched, and where."""
+
+    mode: str
+    mask: tuple[bool, ...]
+    watched: tuple[str, ...]
+    variant: Any
+    ms: float
+    line: Location | None
 
 
 class _Vjp(NamedTuple):
@@ -346,5 +374,3 @@ def _rebuilt(
             lines[made[node]] = staging.lines[node]
     checks = tuple(made[n] for n in staging.checks if n in late and n in made)
     return Graph(name, inputs, tuple(made[n] for n in outputs), checks, lines)
-
-

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from stagekit.errors import DataDependentError, LeakedTensorError, StagekitError
 from stagekit.eager.interpreter import as_array
+from stagekit.errors import DataDependentError, LeakedTensorError, StagekitError
 from stagekit.evaluation import FAILURES, Array, explain, present, quietly, scalar, spring
 from stagekit.node import Interned, Node
 from stagekit.op import OPS, Interpreter, Op
@@ -34,6 +34,9 @@ class Traced:
         self.trace, self.node, self.type, self.array = trace, node, type, array
         self.dtype, self.shape = type.dtype.numpy, type.shape
         self.line = trace.line
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.leaked().located(here())
 
     def leaked(self) -> LeakedTensorError:
         """The error for using this value after, or outside of, its trace."""
@@ -84,7 +87,9 @@ class Staging(Interpreter):
         concolic: bool,
         control: str,
         facts: Facts,
-        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]] = lambda cell, name, shape: shape,
+        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]] = lambda cell, name, shape: (
+            shape
+        ),
         path_of: Callable[[Any], Any] = lambda obj: None,
     ) -> None:
         self.base = self.below = self
@@ -92,6 +97,7 @@ class Staging(Interpreter):
         self.sizes, self.path_of = sizes, path_of
         self.interned = Interned()
         self.inputs: list[Node] = []
+        self.arrays: list[Array | None] = []
         self.captures: list[Capture] = []
         self.constants: list[Constant] = []
         self.written: dict[int, Any] = {}
@@ -114,6 +120,7 @@ class Staging(Interpreter):
         type = TensorType(kind, shape)
         node = self.interned.input(self._unique(name), type)
         self.inputs.append(node)
+        self.arrays.append(array)
         self.line = here()
         value = Traced(self, node, type, array)
         self._cells[id(cell)] = (cell, value)
@@ -219,7 +226,9 @@ class Staging(Interpreter):
             expr = strip(value)
             if not isinstance(expr, (int, float)):
                 type_ = TensorType(dtype, ())
-                node = self.interned.apply(OPS["number"], (), {"expr": value, "dtype": dtype}, type_)
+                node = self.interned.apply(
+                    OPS["number"], (), {"expr": value, "dtype": dtype}, type_
+                )
                 self._noted(node)
                 return self._tensor(node, type_, array if self.concolic else None)
         return self.literal(array)
@@ -281,6 +290,12 @@ class Staging(Interpreter):
         found = [ref() for ref in self.made]
         return [cell for cell in found if cell is not None and type(cell._value) is Traced]
 
+    def settle(self) -> None:
+        """Give the tensors that outlive a broken trace the arrays they are."""
+        for cell in self.alive():
+            if cell._value.array is not None:
+                cell._value = cell._value.array
+
     def close(self) -> None:
         """No value of this trace may be used from now on."""
         self.closed = True
@@ -305,4 +320,3 @@ def is_traced(obj: Any) -> bool:
     if isinstance(obj, Tensor):
         return type(obj._value) is Traced
     return isinstance(obj, Number)
-

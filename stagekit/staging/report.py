@@ -1,20 +1,22 @@
-"""Why a call was traced, and `Report`, which `explain()` prints: causes, captures, what ran eagerly."""
+"""Why a call was traced, and `Report`, what `explain()` prints: causes, captures, eager runs."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stagekit.source import Location
-from stagekit.staging.signature import Call, Leaf, TensorLeaf
+from stagekit.staging.signature import Call, Described, Leaf, Name, Shown, TensorLeaf
+from stagekit.staging.trace import Entry, line_of
+from stagekit.symbolic import same
 
 # ----- causes -------------------------------------------------------------------------------------
 
 
 class Cause(NamedTuple):
-    """What made a trace necessary: a kind, the path of what changed, old and new, the user's line."""
+    """What made a trace necessary: what changed, where (a path), old and new, the user's line."""
 
     kind: str
     path: str
@@ -25,85 +27,83 @@ class Cause(NamedTuple):
     def __str__(self) -> str:
         if not self.path:
             return self.kind
-        return f"{self.kind} of {self.path}: {self.old} -> {self.new}"
+        link = " " if self.kind == "changed" else " of "
+        return f"{self.kind}{link}{self.path}: {self.old} -> {self.new}"
 
 
-def cause_of(
-    call: Call,
-    leaves: Sequence[Leaf],
-    history: Sequence[Any],
-    peers: Sequence[Any],
-    line: Location | None,
-) -> Cause:
-    """The difference to the nearest earlier trace: the one with the fewest changes."""
-    if not history:
-        return Cause("first call", "", "", "", line)
-    best: list[Cause] | None = None
-    for entry in reversed(history):
-        found = differences(entry, call, leaves, line)
-        if best is None or len(found) < len(best):
-            best = found
-        if len(best) <= 1 and best:
-            break
-    return best[0] if best else Cause("first call", "", "", "", line)
+def cause_of(call: Call, shown: Shown, history: Sequence[Entry], line: Location | None) -> Cause:
+    """The difference to the nearest earlier trace: the newest with the fewest changes."""
+    found = [differences(entry, call, shown, line) for entry in reversed(history)]
+    nearest = min((changes for changes in found if changes), key=len, default=None)
+    if nearest is not None:
+        return nearest[0]
+    kind = "first call" if not history else "nothing that is known changed"
+    return Cause(kind, "", "", "", line)
 
 
-def differences(
-    entry: Any, call: Call, leaves: Sequence[Leaf], line: Location | None
-) -> list[Cause]:
+def differences(entry: Entry, call: Call, shown: Shown, line: Location | None) -> list[Cause]:
     """What changed between an earlier trace and this call, arguments before captures."""
-    found = []
-    old = {leaf.path: leaf for leaf in entry.leaves}
-    new = {leaf.path: leaf for leaf in leaves}
-    if list(old) != list(new):
-        kind = "keyword order" if sorted(old) == sorted(new) else "structure"
-        found.append(Cause(kind, "the arguments", _listed(old), _listed(new), line))
-    for path in old.keys() & new.keys():
-        found += _leaf_difference(old[path], new[path], line)
-    found.sort(key=lambda cause: list(new).index(cause.path) if cause.path in new else -1)
-    if found:
-        return found
-    found += changed_guards(entry, call, line)
-    found += changed_captures(entry, call, line)
-    if found:
-        return found
-    failed = [str(fact) for fact in entry.facts.known if not _holds(entry, fact, call)]
-    if failed:
-        return [Cause("size", "a relation", failed[0], "no longer true", line)]
-    return []
+    found = list(_argument_changes(entry.shown, shown, line))
+    if not found:
+        found = [*_guard_changes(entry, call, line), *_capture_changes(entry, call, line)]
+    return found or list(_broken_facts(entry, call, line))
 
 
-def _holds(entry: Any, fact: Any, call: Call) -> bool:
-    env = entry.pattern.bind(call.shapes, call.numbers)
-    if env is None:
-        return True
-    try:
-        return bool(fact.holds({**entry.concrete.env, **env} if entry.concrete else env))
-    except (ArithmeticError, KeyError):
-        return False
+def _argument_changes(old: Shown, new: Shown, line: Location | None) -> Iterable[Cause]:
+    before = {leaf.path: leaf for leaf in old.leaves}
+    after = {leaf.path: leaf for leaf in new.leaves}
+    if list(before) != list(after) and sorted(before) == sorted(after):
+        yield Cause("keyword order", "the arguments", _listed(before), _listed(after), line)
+    elif old.structures != new.structures:
+        for name in {**old.structures, **new.structures}:
+            was, now = (s.structures.get(name, "absent") for s in (old, new))
+            if was != now:
+                yield Cause("structure", name, was, now, line)
+    for path in after:
+        if path in before:
+            yield from _leaf_change(before[path], after[path], line)
+    if old.places != new.places and len(old.places) == len(new.places):
+        yield Cause("identity", "the tensors", _groups(old), _groups(new), line)
+    if old.ambient != new.ambient:
+        yield Cause("settings", "the call", str(old.ambient), str(new.ambient), line)
 
 
-def _listed(leaves: Any) -> str:
+def _listed(leaves: Iterable[str]) -> str:
     return f"({', '.join(leaves)})"
 
 
-def _leaf_difference(old: Leaf, new: Leaf, line: Location | None) -> list[Cause]:
+def _groups(shown: Shown) -> str:
+    """Which tensor arguments are one object: `x is y`."""
+    paths = [leaf.path for leaf in shown.tensors]
+    pairs = [
+        f"{paths[first]} is {path}"
+        for path, (k, first) in zip(paths, enumerate(shown.places), strict=True)
+        if first != k
+    ]
+    return ", ".join(pairs) or "all different"
+
+
+def _leaf_change(old: Leaf, new: Leaf, line: Location | None) -> Iterable[Cause]:
     if old.kind != new.kind:
-        return [Cause("structure", old.path, _text(old), _text(new), line)]
-    if old.kind == "tensor":
-        return _tensor_difference(old, new, line)
-    if old.kind == "number":
-        same = type(old.value) is type(new.value) and repr(old.value) == repr(new.value)
-        return [] if same else [Cause("number", old.path, repr(old.value), repr(new.value), line)]
-    if old.value.identity == new.value.identity and old.value.type == new.value.type:
-        return []
-    kind = "string" if new.value.type == "str" else "value"
-    if not isinstance(new.value.identity, (str, bool, bytes, tuple, float, type(None))):
-        kind = "new instance"
-    return [Cause(kind, old.path, old.value.text, new.value.text, line)]
+        yield Cause("kind", old.path, _text(old), _text(new), line)
+    elif old.kind == "tensor":
+        yield from _tensor_change(old, new, line)
+    elif old.kind == "number":
+        if not same(old.value, new.value):
+            yield Cause("number", old.path, repr(old.value), repr(new.value), line)
+    elif old.value != new.value:
+        yield Cause(*_static_change(old.path, old.value, new.value), line)
 
 
-def _tensor_difference(old: Leaf, new: Leaf, line: Location | None) -> list[Cause]:
+def _static_change(path: str, old: Described, new: Described) -> tuple[str, str, str, str]:
+    if old.type != new.type:
+        return "kind", path, old.text, new.text
+    if old.text != new.text:
+        return ("string" if new.type == "str" else "value"), path, old.text, new.text
+    return "new instance", path, old.text, f"another {new.text}"
+
+
+def _tensor_change(old: Leaf, new: Leaf, line: Location | None) -> Iterable[Cause]:
     a, b = old.value, new.value
     assert isinstance(a, TensorLeaf) and isinstance(b, TensorLeaf)
     for kind, differs in (
@@ -113,42 +113,55 @@ def _tensor_difference(old: Leaf, new: Leaf, line: Location | None) -> list[Caus
         ("kind", a.cell != b.cell),
     ):
         if differs:
-            return [Cause(kind, old.path, str(a), str(b), line)]
-    return []
+            yield Cause(kind, old.path, str(a), str(b), line)
+            return
 
 
 def _text(leaf: Leaf) -> str:
     return leaf.value.text if leaf.kind == "static" else str(leaf.value)
 
 
-def changed_guards(entry: Any, call: Call, line: Location | None) -> list[Cause]:
-    """The guards of a trace that no longer hold."""
-    found = []
+def _guard_changes(entry: Entry, call: Call, line: Location | None) -> Iterable[Cause]:
     for guard in entry.guards:
         text = guard.changed(call.arguments)
         if text is not None:
             place, _, change = text.partition(": ")
             old, _, new = change.partition(" -> ")
-            found.append(Cause("changed", place, old, new, line))
-    return found
+            yield Cause("changed", place, old, new, line)
 
 
-def changed_captures(entry: Any, call: Call, line: Location | None) -> list[Cause]:
-    """The captured tensors whose kind, data type or sizes are not what they were."""
-    found = []
+def _capture_changes(entry: Entry, call: Call, line: Location | None) -> Iterable[Cause]:
     for bound in entry.captures:
         cell = bound.now(call.arguments)
+        before = str(TensorLeaf(bound.kind.__name__, bound.dtype.name, bound.shape))
         if cell is None:
-            found.append(Cause("changed", f"captured {bound.path}", bound.kind.__name__, "gone", line))
-            continue
-        before = f"{bound.dtype}{list(bound.shape)}"
-        now = f"{cell._value.dtype}{list(cell._value.shape)}"
-        if bound.dtype != cell._value.dtype or len(bound.shape) != len(cell._value.shape) or any(
-            isinstance(n, int) and n != m
-            for n, m in zip(bound.shape, cell._value.shape, strict=False)
-        ):
-            found.append(Cause("changed", f"captured {bound.path}", before, now, line))
-    return found
+            now = "no such tensor"
+        else:
+            value = cell._value
+            now = str(TensorLeaf(bound.kind.__name__, value.dtype.name, value.shape))
+            sizes = zip(bound.shape, value.shape, strict=False)
+            fixed = any(isinstance(n, int) and n != m for n, m in sizes)
+            if bound.dtype == value.dtype and len(bound.shape) == value.ndim and not fixed:
+                continue
+        yield Cause("changed", f"captured {bound.path}", before, now, line)
+
+
+def _broken_facts(entry: Entry, call: Call, line: Location | None) -> Iterable[Cause]:
+    env = entry.pattern.bind(call.shapes, call.numbers)
+    if env is None:
+        return
+    for bound in entry.captures:
+        cell = bound.now(call.arguments)
+        for name, size in zip(bound.shape, cell._value.shape if cell else (), strict=False):
+            if isinstance(name, str):
+                env.setdefault(name, size)
+    for fact, where in entry.facts.known.items():
+        try:
+            holds = fact.holds(env)
+        except (ArithmeticError, KeyError):
+            holds = False
+        if not holds:
+            yield Cause("relation", f"sizes at {where}", str(fact), "not so now", line)
 
 
 # ----- the report ---------------------------------------------------------------------------------
@@ -159,7 +172,7 @@ class Report:
     """What `explain()` gives: print it, or show it in a notebook."""
 
     name: str
-    entries: tuple[Any, ...]
+    entries: tuple[Entry, ...]
     eager: tuple[Any, ...]
     cache: Any
 
@@ -168,7 +181,7 @@ class Report:
         lines = [f"{self.name}: {c.traces} traces, {c.hits} hits, {c.evictions} evicted"]
         for k, entry in enumerate(self.entries, 1):
             lines += _entry_lines(k, entry)
-        lines += [f"  eager from now on: {left.why} ({left.line})" for left in self.eager]
+        lines += [f"  eager from now on: {left.why}{_at(left.line)}" for left in self.eager]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -177,32 +190,43 @@ class Report:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def _entry_lines(k: int, entry: Any) -> list[str]:
+def _at(line: Location | None) -> str:
+    return f" ({line})" if line else ""
+
+
+def _entry_lines(k: int, entry: Entry) -> list[str]:
     lines = [f"  trace {k}: {entry.cause} ({entry.cause.line}, {entry.ms:.1f} ms)"]
     symbolic = [n for shape in entry.pattern.shapes for n in shape if isinstance(n, str)]
-    symbolic += [n.name for n in entry.pattern.numbers if hasattr(n, "name")]
+    symbolic += [n.name for n in entry.pattern.numbers if type(n) is Name]
     if symbolic:
         lines.append(f"    symbolic: {', '.join(dict.fromkeys(symbolic))}")
     lines += [f"    assumes {fact} ({line})" for fact, line in entry.facts.known.items()]
     for bound in entry.captures:
-        how = bound.path if bound.path is not None else f"held by identity ({bound.line})"
-        lines.append(f"    captures {bound.name}: {how}")
+        held = f"{bound.name}, held by identity" if bound.path is None else str(bound.path)
+        lines.append(f"    captures {held} ({bound.line})")
     lines += [
         f"    constant computed by NumPy: shape {c.shape}, {c.nbytes} bytes ({c.line})"
         for c in entry.constants
     ]
     lines += _float64_lines(entry)
-    lines += [f"    not staged: {effect.text} ({_place(effect)})" for effect in entry.effects]
-    if entry.eager is not None:
-        lines.append(f"    eager: {entry.eager.why} ({entry.eager.line})")
+    lines += _derivative_lines(entry)
+    lines += [f"    not staged: {effect.text} ({line_of(effect)})" for effect in entry.effects]
+    if entry.eager is not None and not entry.effects:
+        lines.append(f"    eager: {entry.eager.why}{_at(entry.eager.line)}")
     return lines
 
 
-def _place(effect: Any) -> Location:
-    return Location(effect.filename, effect.lineno, effect.function)
+def _derivative_lines(entry: Entry) -> list[str]:
+    """The variants made because a tape, or a forward derivative, watches some inputs."""
+    if entry.concrete is None:
+        return []
+    return [
+        f"    tape: watched inputs: none -> {', '.join(v.watched)} ({v.line}, {v.ms:.1f} ms)"
+        for v in entry.concrete.derivatives
+    ]
 
 
-def _float64_lines(entry: Any) -> list[str]:
+def _float64_lines(entry: Entry) -> list[str]:
     """Where float32 widened to float64."""
     if entry.concrete is None:
         return []

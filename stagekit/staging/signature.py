@@ -1,4 +1,4 @@
-"""What a call looks like to the cache: `Call`, and `Pattern`, the calls that one trace is right for.
+"""What a call is to the cache: `Call`, and `Pattern`, the calls that one trace is right for.
 
 Structure, data types and other objects are compared as they are; sizes and numbers are compared by
 value at first, and become symbolic at the second value seen.
@@ -7,15 +7,17 @@ value at first, and become symbolic at the second value seen.
 from __future__ import annotations
 
 import inspect
+import types
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stagekit import tree
-from stagekit.eager.interpreter import as_array
+from stagekit.op import current
+from stagekit.staging.transaction import Copies
 from stagekit.symbolic import same
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import SHORT, dtype
@@ -42,9 +44,10 @@ def binding(fn: Callable[..., Any]) -> Binding:
     """
     parameters = list(inspect.signature(fn).parameters.values())
     scope: dict[str, Any] = {}
-    declared, passed = [], []
+    declared: list[str] = []
+    passed: list[str] = []
     for k, p in enumerate(parameters):
-        star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        star = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(p.kind.name, "")
         default = ""
         if p.default is not p.empty:
             scope[f"_default{k}"] = p.default
@@ -72,13 +75,17 @@ def binding(fn: Callable[..., Any]) -> Binding:
 
 
 class Call(NamedTuple):
-    """A call taken apart: a hashable key, and the tensors, sizes and numbers beside it."""
+    """A call taken apart: a hashable key, and the tensors, sizes and numbers beside it.
+
+    `copies` says which containers among the arguments stand for the caller's own.
+    """
 
     key: tuple[Any, ...]
     cells: list[Any]
     shapes: tuple[tuple[int, ...], ...]
     numbers: tuple[Any, ...]
     arguments: dict[str, Any]
+    copies: Copies | None = None
 
 
 _PLAIN = frozenset((bool, str, bytes, type(None)))
@@ -93,11 +100,15 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
     cells: list[Any] = []
     shapes: list[Any] = []
     numbers: list[Any] = []
+    copies: Copies | None = None
     for name, value in arguments.items():
-        kind = type(value)
         if name in static:
-            key.append((kind, _static_key(value, name)))
+            key.append((type(value), _static_key(value, name)))
             continue
+        if _is_array(value):
+            value = _as_cell(value)
+            arguments = {**arguments, name: value}
+        kind = type(value)
         if kind is Tensor or kind is Variable:
             leaves: Sequence[Any] = (value,)
         elif kind is float or kind is int:
@@ -107,9 +118,10 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
         else:
             leaves, spec = tree.flatten(value)
             key.append(spec)
-            renewed = [Tensor(as_array(x)) if _is_array(x) else x for x in leaves]
-            if any(a is not b for a, b in zip(leaves, renewed, strict=True)):
-                leaves, arguments = renewed, {**arguments, name: tree.unflatten(spec, renewed)}
+            if any(map(_is_array, leaves)):
+                copies = copies or Copies()
+                arguments = {**arguments, name: copies.replace(value, _as_cell)}
+                leaves = tree.leaves(arguments[name])
         for position, leaf in enumerate(leaves):
             kind = type(leaf)
             if kind is Tensor or kind is Variable:
@@ -124,27 +136,29 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
                 key.append((kind, leaf))
             else:
                 key.append((kind, _static_key(leaf, name, position, arguments)))
-    if len(cells) > len(set(map(id, cells))):  # which arguments are one object
-        places: dict[int, int] = {}
-        key.append(tuple([places.setdefault(id(cell), k) for k, cell in enumerate(cells)]))
-    return Call(tuple(key), cells, tuple(shapes), tuple(numbers), arguments)
+    if len(cells) > len(set(map(id, cells))):
+        key.append(same_places(cells))
+    return Call(tuple(key), cells, tuple(shapes), tuple(numbers), arguments, copies)
+
+
+def same_places(cells: Sequence[Any]) -> tuple[int, ...]:
+    """For each cell the first place where the same one stands."""
+    places: dict[int, int] = {}
+    return tuple([places.setdefault(id(cell), k) for k, cell in enumerate(cells)])
 
 
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (np.ndarray, np.generic))
 
 
+def _as_cell(leaf: Any) -> Any:
+    return current().lift(leaf) if _is_array(leaf) else leaf
+
+
 def _static_key(leaf: Any, name: str, position: int = 0, arguments: Arguments | None = None) -> Any:
     """An object as a key: by value where it defines one, else by identity, held weakly."""
-    if type(leaf).__hash__ is object.__hash__ or inspect.isfunction(leaf):
-        try:
-            return weakref.ref(leaf)
-        except TypeError:
-            return _Identity(leaf)
-    if isinstance(leaf, float):
-        return float, leaf.hex()
     try:
-        hash(leaf)
+        return _exact(leaf)
     except TypeError:
         path = name
         if arguments is not None:
@@ -153,7 +167,43 @@ def _static_key(leaf: Any, name: str, position: int = 0, arguments: Arguments | 
             f"{path} is a {type(leaf).__name__}, which cannot be hashed and so keys no trace\n"
             "  fix: pass a tuple, a tensor, or a hashable object, or register it as a pytree"
         ) from None
-    return leaf
+
+
+def _exact(value: Any) -> Any:
+    """What is equal for the same value of the same type only: NaN is NaN, -0.0 is not 0.0."""
+    kind = type(value)
+    if kind is float:
+        return kind, value.hex()
+    if kind is complex:
+        return kind, value.real.hex(), value.imag.hex()
+    if isinstance(value, tuple):
+        return kind, tuple(map(_exact, value))
+    if kind is frozenset:
+        return kind, frozenset(map(_exact, value))
+    if kind is types.MethodType:
+        return kind, _exact(value.__func__), _exact(value.__self__)
+    if isinstance(value, types.FunctionType) or hashes_by_identity(kind):
+        try:
+            return weakref.ref(value)
+        except TypeError:
+            return _Identity(value)
+    hash(value)
+    return kind, value
+
+
+def hashes_by_identity(cls: type) -> bool:
+    """Whether the class leaves hashing to `object`."""
+    found: object = cls.__hash__
+    return found is object.__hash__
+
+
+def weak_parts(key: Any) -> Iterator[weakref.ref[Any]]:
+    """The objects that a key holds weakly."""
+    if isinstance(key, weakref.ref):
+        yield key
+    elif isinstance(key, (tuple, frozenset)):
+        for part in key:
+            yield from weak_parts(part)
 
 
 class _Identity:
@@ -171,7 +221,7 @@ class _Identity:
         return id(self.obj)
 
 
-# ----- leaves with their paths --------------------------------------------------------------------
+# ----- calls as they are shown --------------------------------------------------------------------
 
 
 class Leaf(NamedTuple):
@@ -179,7 +229,7 @@ class Leaf(NamedTuple):
 
     path: str
     kind: str  # "tensor", "number", "static"
-    value: Any  # TensorType text parts, the number, or the object
+    value: Any  # a TensorLeaf, the number, or a Described
 
 
 class TensorLeaf(NamedTuple):
@@ -187,7 +237,7 @@ class TensorLeaf(NamedTuple):
 
     cell: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
 
     def __str__(self) -> str:
         sizes = ",".join(map(str, self.shape))
@@ -195,17 +245,45 @@ class TensorLeaf(NamedTuple):
         return f"{variable}{SHORT[self.dtype]}[{sizes}]"
 
 
-def leaves_of(arguments: Arguments, static: frozenset[str]) -> list[Leaf]:
+class Described(NamedTuple):
+    """A static object without holding it: its identity or value, and how it prints."""
+
+    identity: Any
+    text: str
+    type: str
+
+
+class Shown(NamedTuple):
+    """A call without its values: leaves by path, structures, which tensors are one."""
+
+    leaves: list[Leaf]
+    structures: dict[str, str]
+    places: tuple[int, ...]
+    ambient: tuple[Any, ...]
+
+    @property
+    def tensors(self) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if leaf.kind == "tensor"]
+
+
+def shown(call: Call, static: frozenset[str]) -> Shown:
     """Every leaf with the path by which the user knows it, in the order of `take_apart`."""
-    found = []
-    for name, value in arguments.items():
+    found, structures = [], {}
+    for name, value in call.arguments.items():
         if name in static:
             found.append(Leaf(name, "static", _described(value)))
             continue
         flat, spec = tree.flatten(value)
+        structures[name] = _structure(spec)
         for path, leaf in zip(tree.paths(spec, name), flat, strict=True):
             found.append(_leaf(path, leaf))
-    return found
+    return Shown(found, structures, same_places(call.cells), call.key[0])
+
+
+def _structure(spec: tree.Spec) -> str:
+    """`{'a': *, 'b': (*, None)}`."""
+    text = str(spec).removeprefix("PyTreeSpec(").removesuffix(")")
+    return text.removesuffix(", namespace='stagekit'")
 
 
 def _leaf(path: str, leaf: Any) -> Leaf:
@@ -218,18 +296,10 @@ def _leaf(path: str, leaf: Any) -> Leaf:
     return Leaf(path, "static", _described(leaf))
 
 
-class Described(NamedTuple):
-    """A static object without holding it: its identity or value, and how it prints."""
-
-    identity: Any
-    text: str
-    type: str
-
-
 def _described(value: Any) -> Described:
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, (int, float, tuple)):
-        return Described(value, repr(value), kind.__name__)
+    if kind in _PLAIN or isinstance(value, (int, float, complex, tuple)):
+        return Described(repr(value), repr(value), kind.__name__)
     name = getattr(value, "__qualname__", None)
     return Described(id(value), name or f"<{kind.__name__}>", kind.__name__)
 
@@ -239,7 +309,7 @@ def _described(value: Any) -> Described:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The sizes and numbers that one trace is right for: plain where fixed, a name where symbolic."""
+    """The sizes and numbers of a trace: plain where fixed, a name where symbolic."""
 
     shapes: tuple[tuple[int | str, ...], ...]
     numbers: tuple[Any, ...]  # a plain number, or a `Name`

@@ -1,4 +1,4 @@
-"""One trace of one call: run the Python function under `Staging` and `Watch`, and pack what came out.
+"""One trace of one call: run the Python function under `Staging` and `Watch`, pack what came out.
 
 The result is an `Entry` that later calls are matched against, or the reason why there is none.
 """
@@ -29,19 +29,21 @@ from stagekit.staging.interpreter import (
     is_traced,
     symbolic_shape,
 )
-from stagekit.staging.paths import Guard, compile_guards
+from stagekit.staging.paths import Guard, Path, compile_guards
 from stagekit.staging.signature import (
     Binding,
     Call,
-    Leaf,
     Name,
-    Names,
     Pattern,
+    Shown,
     bind_shape,
 )
+from stagekit.staging.transaction import Copies, commit
+from stagekit.staging.verify import compare
 from stagekit.staging.watch import Effect, Watch
 from stagekit.symbolic import Facts, Number, evaluate, strip
 from stagekit.tensor import Tensor, Variable
+from stagekit.types import DType
 
 Arguments = Mapping[str, Any]
 
@@ -51,7 +53,7 @@ Arguments = Mapping[str, Any]
 class Bound(NamedTuple):
     """A captured tensor: read again by `path` at each call, or held by identity."""
 
-    path: Any
+    path: Path | None
     held: Any
     kind: type
     dtype: Any
@@ -67,13 +69,13 @@ class Bound(NamedTuple):
                 obj = self.path.read(arguments)
             except (LookupError, AttributeError, ValueError):
                 return None
-        if isinstance(obj, (np.ndarray, np.generic)):
-            return Tensor(as_array(obj)) if self.kind is np.ndarray else None
+        if self.kind is np.ndarray:
+            return Tensor(as_array(obj)) if isinstance(obj, (np.ndarray, np.generic)) else None
         return obj if type(obj) is self.kind else None
 
 
 class Output(NamedTuple):
-    """Where a leaf of the result comes from: "node", "cell", "number" or "constant"."""
+    """Where a leaf of the result comes from: "node", "cell", "number", "path" or "constant"."""
 
     kind: str
     value: Any
@@ -87,7 +89,7 @@ class Entry:
     guards: tuple[Guard, ...]
     captures: tuple[Bound, ...]
     facts: Facts
-    leaves: list[Leaf]
+    shown: Shown
     cause: Any
     ms: float
     effects: tuple[Effect, ...]
@@ -98,7 +100,6 @@ class Entry:
     spec: tree.Spec | None = None
     outputs: tuple[Output, ...] = ()
     writes: tuple[int, ...] = ()
-    verified: bool = False
     check: Callable[[Arguments], int] = field(init=False)
     single: int | None = field(init=False)  # the one output that is the whole result
 
@@ -111,7 +112,7 @@ class Entry:
 
     def match(self, call: Call) -> tuple[list[Any], dict[str, Any]] | None:
         """The cells to run on and the values of the names, None where this trace is not right."""
-        env = {} if self.eager else self.pattern.bind(call.shapes, call.numbers)
+        env = self.pattern.bind(call.shapes, call.numbers)
         if env is None or (self.check is not _always and self.check(call.arguments) != -1):
             return None
         cells = call.cells
@@ -125,29 +126,28 @@ class Entry:
                 if value.dtype != bound.dtype or not bind_shape(bound.shape, value.shape, env):
                     return None
                 cells.append(cell)
-        if self.facts.known and not self.eager and not self.facts.hold(env):
+            if self.writes and len(set(map(id, cells))) != len(self.take):
+                return None
+        if self.facts.known and not self.facts.hold(env):
             return None
         return cells, env
 
     # ----- running
 
-    def run(self, cells: list[Any], env: dict[str, Any]) -> Any:
-        """The result of a call: run the graph, commit the writes, rebuild the result's structure."""
+    def run(self, cells: list[Any], env: dict[str, Any], arguments: Arguments) -> Any:
+        """The result of a call: run the graph, commit its writes, rebuild the structure."""
         assert self.concrete is not None and self.spec is not None
         inputs = cells if len(self.take) == len(cells) else [cells[k] for k in self.take]
         results = self.concrete.run(inputs, env)
         if self.writes:
-            interpreter = current()
             first = len(results) - len(self.writes)
-            for place, result in zip(self.writes, results[first:], strict=True):
-                interpreter.write(cells[place], written_value(cells[place], result))
+            written = [cells[k] for k in self.writes]
+            pairs = zip(written, results[first:], strict=True)
+            commit([(cell, written_value(cell, result)) for cell, result in pairs])
         if self.single is not None:
             return results[self.single]
-        return tree.unflatten(self.spec, [_leaf(o, results, cells, env) for o in self.outputs])
-
-
-def _is_open(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and type(leaf._value) is Traced
+        leaves = [_leaf(o, results, cells, env, arguments) for o in self.outputs]
+        return tree.unflatten(self.spec, leaves)
 
 
 def _always(arguments: Arguments) -> int:
@@ -160,13 +160,24 @@ def written_value(cell: Any, result: Any) -> Any:
     return value.view() if isinstance(cell, Variable) else value
 
 
-def _leaf(output: Output, results: list[Any], cells: list[Any], env: dict[str, Any]) -> Any:
+def _leaf(
+    output: Output,
+    results: list[Any],
+    cells: list[Any],
+    env: Mapping[str, Any],
+    arguments: Arguments,
+) -> Any:
     kind, value = output
     if kind == "node":
         return results[value]
     if kind == "cell":
         return cells[value]
+    if kind == "path":
+        return value.read(arguments)
     return evaluate(value, env) if kind == "number" else value
+
+
+# ----- tracing ------------------------------------------------------------------------------------
 
 
 class Finished(NamedTuple):
@@ -174,9 +185,6 @@ class Finished(NamedTuple):
 
     result: Any
     entry: Entry
-
-
-# ----- tracing ------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -187,42 +195,28 @@ class Tracer:
     name: str
     binding: Binding
     call: Call
-    leaves: list[Leaf]
-    names: Names
+    shown: Shown
     pattern: Pattern
     control: str
     concolic: bool
+    verify: bool
     shapes_before: Callable[[str, tuple[int, ...]], tuple[int | str, ...]]
 
     def __post_init__(self) -> None:
         self.facts = Facts()
         self.env: dict[str, Any] = {}
-        self.watch: Watch | None = None
+        self.copies = self.call.copies or Copies()
+        self.capture_shapes: dict[int, tuple[int | str, ...]] = {}
         self.staging = Staging(
             concolic=self.concolic,
             control=self.control,
             facts=self.facts,
             sizes=self._captured_sizes,
-            path_of=self._path_of,
+            path_of=lambda obj: self.watch.path_of(obj),
         )
-        self.capture_shapes: dict[int, tuple[int | str, ...]] = {}
-
-    def _path_of(self, obj: Any) -> Any:
-        return None if self.watch is None else self.watch.path_of(obj)
-
-    def _captured_sizes(self, cell: Any, name: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        wanted = self.shapes_before(name, shape)
-        self.capture_shapes[id(cell)] = wanted
-        self._note(wanted, shape)
-        return symbolic_shape(wanted, shape, self.facts)
-
-    def _note(self, wanted: Sequence[Any], shape: Sequence[int]) -> None:
-        for want, size in zip(wanted, shape, strict=True):
-            if isinstance(want, str):
-                self.env.setdefault(want, size)
 
     def run(self, cause: Any) -> Finished:
-        """Run the function once; exceptions leave every cell as before the call."""
+        """Run the function once; an exception leaves every cell as before the call."""
         start = time.perf_counter()
         arguments = self._symbolic_arguments()
         self._bind_arguments()
@@ -238,32 +232,39 @@ class Tracer:
             with using(self.staging), self.watch:
                 out = self.binding.call(self.fn, arguments)
             return self._finish(out, cause, start)
+        except BaseException:
+            self.staging.settle()
+            raise
         finally:
             self.staging.close()
+            self.copies.settle()
+
+    # ----- arguments
 
     def _symbolic_arguments(self) -> dict[str, Any]:
         """The arguments with each symbolic number as a `Dim` or `Number`."""
-        renewed: list[Any] = []
-        for wanted, value in zip(self.pattern.numbers, self.call.numbers, strict=True):
-            if type(wanted) is Name:
-                self.env[wanted.name] = value
-                value = symbol(wanted.name, value, self.facts)
-            renewed.append(value)
-        if not any(isinstance(x, Number) for x in renewed):
+        renewed = iter([self._number(*pair) for pair in zip(
+            self.pattern.numbers, self.call.numbers, strict=True
+        )])  # fmt: skip
+        if not any(type(n) is Name for n in self.pattern.numbers):
             return self.call.arguments
-        fresh = iter(renewed)
+
+        def swap(leaf: Any) -> Any:
+            return next(renewed) if type(leaf) in (int, float) else leaf
+
         return {
-            name: tree.map(lambda x: next(fresh) if type(x) in (int, float) else x, value)
-            if name in self._numbered()
-            else value
+            name: self.copies.replace(value, swap) if name in self.shown.structures else value
             for name, value in self.call.arguments.items()
         }
 
-    def _numbered(self) -> set[str]:
-        return {leaf.path.split("[")[0].split(".")[0] for leaf in self.leaves if leaf.kind == "number"}
+    def _number(self, wanted: Any, value: Any) -> Any:
+        if type(wanted) is not Name:
+            return value
+        self.env[wanted.name] = value
+        return symbol(wanted.name, value, self.facts)
 
     def _bind_arguments(self) -> None:
-        paths = [leaf.path for leaf in self.leaves if leaf.kind == "tensor"]
+        paths = [leaf.path for leaf in self.shown.tensors]
         rows = zip(self.call.cells, paths, self.pattern.shapes, self.call.shapes, strict=True)
         bound: set[int] = set()
         with using(self.staging):
@@ -275,136 +276,159 @@ class Tracer:
                     array = cell._value if self.concolic else None
                     self.staging.bind(cell, path, sizes, array)
 
-    # ----- packing
+    def _captured_sizes(self, cell: Any, name: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        wanted = self.shapes_before(name, shape)
+        self.capture_shapes[id(cell)] = wanted
+        self._note(wanted, shape)
+        return symbolic_shape(wanted, shape, self.facts)
+
+    def _note(self, wanted: Sequence[Any], shape: Sequence[int]) -> None:
+        for want, size in zip(wanted, shape, strict=True):
+            if isinstance(want, str):
+                self.env.setdefault(want, size)
+
+    # ----- the end of the call
 
     def _finish(self, out: Any, cause: Any, start: float) -> Finished:
-        assert self.watch is not None
-        staging, effects = self.staging, self.watch.effects()
-        left = staging.left
+        left, effects = self.staging.left, self.watch.effects()
         packed = None if left else self._pack(out)
         if packed is None and left is None:
-            left = Left("returns an object made in the call", None)
+            left = Left("the result holds an object that the call made", None)
+        if effects and left is None:
+            left = Left(effects[0].text, line_of(effects[0]))
         entry = Entry(
             self.pattern,
-            self.watch.guards(),
-            self._bound(),
+            tuple(guard for guard in self.watch.guards() if not _is_keyed(guard)),
+            tuple(map(self._bound, self.staging.captures)),
             self.facts,
-            self.leaves,
+            self.shown,
             cause,
             0.0,
             effects,
-            staging.constants,
+            self.staging.constants,
             eager=left,
             **(packed or {}),
         )
+        if self.verify and entry.eager is None:
+            self._verify(out, entry.concrete)
         if self.concolic:
-            out = self._release(out, settle=bool(left or effects))
+            out = self._release(out, settle=left is not None)
         if entry.concrete is not None:
-            assert entry.concrete.plan is not None
+            assert entry.concrete.plan is not None  # compile now
         entry.ms = (time.perf_counter() - start) * 1e3
         return Finished(out, entry)
+
+    def _verify(self, out: Any, concrete: Any) -> None:
+        """Hold what the plan gives for this call's inputs against what the call computed."""
+        staging = self.staging
+        results = _open_cells(tree.leaves(out))
+        expected = [staging.now(cell) for cell in (*results, *staging.written.values())]
+        compare(self.name, expected, concrete.arrays(staging.arrays, self.env))
 
     def _release(self, out: Any, settle: bool) -> Any:
         """The call's result and writes with values of the interpreter that made the call.
 
         What the trace computed is known as arrays. Under a tape the graph runs once more, so that
-        the tape sees it. Tensors left elsewhere get their values too where the call counts as eager.
+        the tape sees it. Tensors left elsewhere get their values too where the call was eager.
         """
-        results = [x for x in tree.leaves(out) if _is_open(x)]
-        cells = list({id(x): x for x in (*results, *(self.staging.alive() if settle else ()))}.values())
-        written = list(self.staging.written.values())
+        staging = self.staging
+        cells = _open_cells([*tree.leaves(out), *(staging.alive() if settle else ())])
+        written = list(staging.written.values())
         interpreter = current()
         if interpreter is interpreter.base:
-            values = [self.staging.now(cell).view() for cell in (*cells, *written)]
+            values = [staging.now(cell).view() for cell in (*cells, *written)]
         else:
             values = self._run_under_tape([*cells, *written])
         for cell, value in zip(cells, values, strict=False):
             cell._value = value
-        for cell, value in zip(written, values[len(cells) :], strict=True):
-            interpreter.write(cell, value)
+        commit(zip(written, values[len(cells) :], strict=True))
         return tree.map(lambda x: x.value if isinstance(x, Number) else x, out)
 
     def _run_under_tape(self, cells: list[Any]) -> list[Any]:
+        nodes = [self.staging.read(cell).node for cell in cells]
+        captured = [
+            c.cell if isinstance(c.cell, Tensor) else Tensor(as_array(c.cell))
+            for c in self.staging.captures
+        ]
+        given = [*self.call.cells, *captured]
+        taken = [given[k] for k in dict.fromkeys(self._places().values())]
+        results = self._concrete(nodes).run(taken, self.env)
+        return [written_value(c, result) for c, result in zip(cells, results, strict=True)]
+
+    # ----- packing
+
+    def _concrete(self, outputs: Sequence[Node]) -> ConcreteFunction:
         staging = self.staging
-        nodes = tuple(staging.read(cell).node for cell in cells)
-        inputs = tuple(staging.inputs)
-        graph = Graph(self.name, inputs, nodes, tuple(staging.checks), staging.lines)
-        places = self._places()
-        given = [*self.call.cells, *(self._as_cell(c.cell) for c in staging.captures)]
-        taken = [given[k] for k in dict.fromkeys(places.values())]
-        results = ConcreteFunction(graph, self.env, self.facts).run(taken, self.env)
-        pairs = zip(cells, results, strict=True)
-        return [written_value(cell, result) for cell, result in pairs]
+        inputs, checks = tuple(staging.inputs), tuple(staging.checks)
+        graph = Graph(self.name, inputs, tuple(outputs), checks, staging.lines)
+        return ConcreteFunction(graph, self.env, self.facts)
 
-    def _as_cell(self, obj: Any) -> Any:
-        return obj if isinstance(obj, Tensor) else Tensor(as_array(obj))
-
-    def _bound(self) -> tuple[Bound, ...]:
-        return tuple(self._capture(capture) for capture in self.staging.captures)
-
-    def _capture(self, capture: Capture) -> Bound:
+    def _bound(self, capture: Capture) -> Bound:
         cell, value, line = capture
-        path = self._path_of(cell)
+        path = self.watch.path_of(cell)
         kind = type(cell) if isinstance(cell, Tensor) else np.ndarray
-        shape = self.capture_shapes[id(cell)]
         held = cell if path is None else None
+        shape = self.capture_shapes[id(cell)]
         return Bound(path, held, kind, value.dtype, shape, value.node.name, line)
 
     def _pack(self, out: Any) -> dict[str, Any] | None:
         """Graph, outputs and writes; None where the result cannot be made again from a graph."""
         staging = self.staging
         flat, spec = tree.flatten(out)
+        nodes: dict[int, Node] = {}
         with using(staging):
-            cells = self._places()
-            nodes: list[Node] = []
-            known: dict[int, int] = {}
-            outputs = []
-            for leaf in flat:
-                output = self._output(leaf, cells, nodes, known)
-                if output is None:
-                    return None
-                outputs.append(output)
-            writes = [cells[id(cell)] for cell in staging.written.values()]
-            nodes += [staging.read(cell).node for cell in staging.written.values()]
-        graph = Graph(
-            self.name, tuple(staging.inputs), tuple(nodes), tuple(staging.checks), staging.lines
-        )
+            for cell in (x for x in flat if isinstance(x, Tensor)):
+                staging.read(cell)  # a tensor that was only returned is captured now
+            places = self._places()
+            found = [self._output(leaf, places, nodes) for leaf in flat]
+            outputs = tuple(output for output in found if output is not None)
+            if len(outputs) < len(found):
+                return None
+            written = list(staging.written.values())
+            concrete = self._concrete([*nodes.values(), *(staging.read(c).node for c in written)])
         return {
-            "concrete": ConcreteFunction(graph, self.env, self.facts),
-            "take": tuple(dict.fromkeys(cells.values())),
+            "concrete": concrete,
+            "take": tuple(dict.fromkeys(places.values())),
             "spec": spec,
-            "outputs": tuple(outputs),
-            "writes": tuple(writes),
+            "outputs": outputs,
+            "writes": tuple(places[id(cell)] for cell in written),
         }
 
     def _places(self) -> dict[int, int]:
         """For each outer cell its place among the cells of a call."""
+        cells = [*self.call.cells, *(capture.cell for capture in self.staging.captures)]
         places: dict[int, int] = {}
-        for k, cell in enumerate(self.call.cells):
+        for k, cell in enumerate(cells):
             places.setdefault(id(cell), k)
-        first = len(self.call.cells)
-        for k, capture in enumerate(self.staging.captures):
-            places.setdefault(id(capture.cell), first + k)
         return places
 
-    def _output(
-        self, leaf: Any, cells: dict[int, int], nodes: list[Node], known: dict[int, int]
-    ) -> Output | None:
+    def _output(self, leaf: Any, places: dict[int, int], nodes: dict[int, Node]) -> Output | None:
         if isinstance(leaf, Tensor):
             if type(leaf._value) is not Traced:
-                self.staging.read(leaf)
-                cells.update({k: v for k, v in self._places().items() if k not in cells})
-                return Output("cell", cells[id(leaf)])
+                return Output("cell", places[id(leaf)])
             if isinstance(leaf, Variable):
                 return None
-            if id(leaf) not in known:
-                known[id(leaf)] = len(nodes)
-                nodes.append(self.staging.read(leaf).node)
-            return Output("node", known[id(leaf)])
+            nodes.setdefault(id(leaf), self.staging.read(leaf).node)
+            return Output("node", list(nodes).index(id(leaf)))
         if isinstance(leaf, Number):
             return Output("number", strip(leaf))
-        if isinstance(leaf, (bool, int, float, complex, str, bytes, np.generic)):
+        if isinstance(leaf, (bool, int, float, complex, str, bytes, DType)):
             return Output("constant", leaf)
-        if isinstance(leaf, type) or callable(leaf) or self._path_of(leaf) is not None:
-            return Output("constant", leaf)
-        return None
+        path = self.watch.path_of(leaf)
+        return None if path is None else Output("path", path)
+
+
+def _open_cells(leaves: Sequence[Any]) -> list[Any]:
+    """The tensors among some leaves that hold a traced value, each once."""
+    found = [x for x in leaves if isinstance(x, Tensor) and type(x._value) is Traced]
+    return list({id(x): x for x in found}.values())
+
+
+def _is_keyed(guard: Guard) -> bool:
+    """Whether the key says it already: which object an argument is."""
+    return guard.kind == "identity" and guard.path.kind == "argument" and not guard.path.steps
+
+
+def line_of(effect: Effect) -> Location:
+    """Where an effect happened."""
+    return Location(effect.filename, effect.lineno, effect.function)

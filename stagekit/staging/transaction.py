@@ -1,0 +1,144 @@
+"""A call is a transaction: all its writes are committed together, or taken back if it raises.
+
+`Undo` takes back what an eager run wrote; `Copies` lets a trace see other leaves in the caller's
+containers, and hands what Python did to them back to the caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import optree
+
+from stagekit.op import Over, current, using
+from stagekit.symbolic import Number
+
+# ----- tensors ------------------------------------------------------------------------------------
+
+_committing = threading.RLock()
+
+
+def commit(writes: Iterable[tuple[Any, Any]]) -> None:
+    """Put each value into its cell, no other commit in between."""
+    interpreter = current()
+    with _committing:
+        for cell, value in writes:
+            interpreter.write(cell, value)
+
+
+@final
+class Undo(Over):
+    """Remembers what each cell held before it was written."""
+
+    def __init__(self, below: Any) -> None:
+        super().__init__(below)
+        self.before: dict[int, tuple[Any, Any]] = {}
+
+    def write(self, cell: Any, value: Any) -> None:
+        if id(cell) not in self.before:
+            self.before[id(cell)] = (cell, self.below.read(cell))
+        self.below.write(cell, value)
+
+    def undo(self) -> None:
+        """Put back everything."""
+        for cell, value in self.before.values():
+            self.below.write(cell, value)
+
+
+@contextmanager
+def undoing() -> Iterator[Undo]:
+    """Run what is inside as it is; an exception takes back its writes to tensors and Variables."""
+    undo = Undo(current())
+    try:
+        with using(undo):
+            yield undo
+    except BaseException:
+        undo.undo()
+        raise
+
+
+# ----- containers ---------------------------------------------------------------------------------
+
+
+class Copies:
+    """Copies of containers with some leaves replaced, and the way back.
+
+    >>> copies, mine = Copies(), {"n": 1, "log": []}
+    >>> copy = copies.replace(mine, lambda leaf: leaf + 1)
+    >>> copy["new"] = 5
+    >>> copies.settle()
+    >>> mine
+    {'n': 1, 'log': [], 'new': 5}
+    """
+
+    def __init__(self) -> None:
+        self.leaves: dict[int, tuple[Any, Any]] = {}
+        self.made: list[tuple[Any, Any, Any]] = []
+        self._known: dict[int, Any] = {}
+
+    def replace(self, node: Any, swap: Callable[[Any], Any]) -> Any:
+        """`node` with `swap` on each leaf; a container that holds no other leaf stays itself."""
+        if optree.tree_is_leaf(node, namespace="stagekit"):
+            leaf = swap(node)
+            if leaf is not node:
+                self.leaves[id(leaf)] = (leaf, node)
+            return leaf
+        if id(node) in self._known:
+            return self._known[id(node)]
+        children, aux, _, unflatten = optree.tree_flatten_one_level(node, namespace="stagekit")
+        renewed = [self.replace(child, swap) for child in children]
+        if all(a is b for a, b in zip(children, renewed, strict=True)):
+            return node
+        copy = unflatten(aux, renewed)
+        if hasattr(node, "__dict__"):
+            copy.__dict__ = {**node.__dict__, **copy.__dict__}
+        self.made.append((node, copy, _contents(copy)))
+        self._known[id(node)] = copy
+        return copy
+
+    def settle(self) -> None:
+        """Do to each original what was done to its copy."""
+        origin = {id(copy): node for node, copy, _ in self.made}
+        origin |= {key: leaf for key, (_, leaf) in self.leaves.items()}
+
+        def back(value: Any) -> Any:
+            return origin.get(id(value), value.value if isinstance(value, Number) else value)
+
+        for node, copy, before in self.made:
+            now = _contents(copy)
+            if now is not None and not _identical(before, now):
+                _put_back(node, before, now, back)
+
+
+def _contents(obj: Any) -> Any:
+    """What can change in a container: its elements or its attributes."""
+    if isinstance(obj, (list, deque)):
+        return list(obj)
+    if isinstance(obj, dict):
+        return dict(obj)
+    return dict(obj.__dict__) if hasattr(obj, "__dict__") else None
+
+
+def _identical(before: Any, now: Any) -> bool:
+    if isinstance(now, list):
+        return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+    return list(before) == list(now) and all(before[key] is now[key] for key in now)
+
+
+def _put_back(node: Any, before: Any, now: Any, back: Callable[[Any], Any]) -> None:
+    if isinstance(now, list):
+        node.clear()
+        node.extend(map(back, now))
+    elif isinstance(node, dict):
+        node.clear()
+        node.update((key, back(value)) for key, value in now.items())
+    else:
+        for name in before.keys() - now.keys():
+            delattr(node, name)
+        for name, value in now.items():
+            if before.get(name, now) is not value:
+                object.__setattr__(node, name, back(value))
