@@ -9,32 +9,38 @@ source is needed, and what is not understood becomes `WILD`: any object the trac
 from __future__ import annotations
 
 import dis
+import heapq
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .callees import model_of
 from .symbols import (
     ANY,
     EMPTY,
+    FRESH,
     NEW,
     PARTS,
     SLICE,
     WILD,
     Expr,
     Value,
+    as_key,
     bounded,
     chain,
     component,
     const_each,
     const_item,
     constant,
+    depth,
     inside,
+    nested,
     root,
+    widened,
 )
 
 MAX_STEPS = 200_000
@@ -82,12 +88,13 @@ class _State:
         grew = False
         for i in range(min(len(self.stack), len(stack))):
             if not stack[i] <= self.stack[i]:
-                self.stack[i] = bounded(self.stack[i] | stack[i])
-                grew = True
+                united = widened(self.stack[i], stack[i])
+                grew = grew or united != self.stack[i]
+                self.stack[i] = united
         for name, value in names.items():
             old = self.names.get(name, EMPTY)
             if not value <= old:
-                united = bounded(old | value)
+                united = widened(old, value)
                 grew = grew or united != old
                 self.names[name] = united
         return grew
@@ -105,14 +112,14 @@ class _Machine:
         self.leaders = {0} | {e.target for e in self.handlers}
         jumps = (i.argval for i in self.instructions if i.opcode in _JUMPS)
         self.leaders.update(jumps)
-        self.reads: dict[tuple[Expr, str, Value], int] = {}
-        self.writes: dict[tuple[str, Expr | None, object], int] = {}
+        self.reads: dict[tuple[Expr, str, Value], tuple[int, int]] = {}
+        self.writes: dict[tuple[str, Expr | None, object], tuple[int, int]] = {}
         self.cells: dict[str, Value] = {}
-        self.pool: set[Expr] = set()  # what was put into objects made inside the call
+        self.pool: Value = EMPTY  # what was put into objects made inside the call
         self.states: dict[int, _State] = {}
         self.work: list[int] = []
         self.steps = 0
-        self.line = code.co_firstlineno
+        self.here = (0, code.co_firstlineno)  # offset and line
         self.keywords: tuple[str, ...] = ()
         self.parameters = _parameters(code)
 
@@ -120,13 +127,13 @@ class _Machine:
 
     def run(self) -> Scan:
         for _ in range(4):
-            before = (len(self.pool), sum(map(len, self.cells.values())))
+            before = self.pool, dict(self.cells)
             self._sweep()
-            if before == (len(self.pool), sum(map(len, self.cells.values()))):
+            if before == (self.pool, self.cells):
                 break
         start = next((i.offset for i in self.instructions if i.opname == "RESUME"), 0)
-        reads = (Read(e, use, line, callee) for (e, use, callee), line in self.reads.items())
-        writes = (Write(*key, line) for key, line in self.writes.items())
+        reads = (Read(key[0], key[1], here[1], key[2]) for key, here in _ordered(self.reads))
+        writes = (Write(key[0], key[1], key[2], here[1]) for key, here in _ordered(self.writes))
         return Scan(tuple(reads), tuple(writes), start)
 
     def _sweep(self) -> None:
@@ -136,7 +143,7 @@ class _Machine:
         self.states = {}
         self._flow(0, [], names)
         while self.work:
-            self._block(self.work.pop())
+            self._block(heapq.heappop(self.work))  # in the order of the code: few are run twice
 
     def _flow(self, offset: int, stack: list[Value], names: dict[str, Value]) -> None:
         state = self.states.get(offset)
@@ -145,7 +152,7 @@ class _Machine:
         elif not state.merge(stack, names):
             return
         if offset not in self.work:
-            self.work.append(offset)
+            heapq.heappush(self.work, offset)
 
     def _block(self, offset: int) -> None:
         state = self.states[offset]
@@ -172,7 +179,7 @@ class _Machine:
             raise RecursionError("too many steps")
         positions = instruction.positions
         if positions is not None and positions.lineno is not None:
-            self.line = positions.lineno
+            self.here = instruction.offset, positions.lineno
         name = instruction.opname
         if instruction.opcode in _JUMPS:
             return self._jump(instruction)
@@ -240,22 +247,23 @@ class _Machine:
         self.stack += [NEW] * pushes
 
     def read(self, value: Value, use: str, callee: Value = EMPTY) -> Value:
-        for expr in sorted(value, key=repr) if len(value) > 1 else value:  # in a fixed order
+        for expr in value:
             if expr[0] in PARTS:
                 self.read(inside(expr), use, callee)
-            elif expr[0] not in ("const", "wild", "fresh", "slice", "code"):
+            elif expr[0] not in _ROOTLESS:
                 if use != "load" and expr[0] == "attr" and expr[2] == "__dict__":
-                    self.reads.setdefault((expr[1], "attributes", EMPTY), self.line)
-                self.reads.setdefault((expr, use, callee), self.line)
+                    self.reads.setdefault((expr[1], "attributes", EMPTY), self.here)
+                self.reads.setdefault((expr, use, callee), self.here)
         return value
 
     def write(self, kind: str, bases: Value, names: Iterable[object]) -> None:
         for base, name in product(bases, tuple(names)):
-            self.writes.setdefault((kind, base, name), self.line)
+            self.writes.setdefault((kind, base, name), self.here)
 
     def keep(self, value: Value) -> None:
         """Something was put into an object: reading from a new object may give it back."""
-        self.pool.update(e for e in value if e[0] not in ("const", "fresh", "slice", "code"))
+        kept = (e for e in nested(value) if e[0] not in _ROOTLESS or e == WILD)
+        self.pool = widened(self.pool, frozenset(kept))
 
     # ------------------------------------------------------------------ parts of a value
 
@@ -275,7 +283,7 @@ class _Machine:
 
     def item(self, value: Value, keys: Value) -> Value:
         out: set[Expr] = set()
-        for expr, key in product(value or ANY, keys or NEW):
+        for expr, key in product(value or ANY, frozenset(map(as_key, keys)) or NEW):
             tag = expr[0]
             if key == SLICE:
                 out.add(expr)
@@ -382,10 +390,10 @@ class _Machine:
 
     def STORE_GLOBAL(self, i: dis.Instruction) -> None:
         self.pop()
-        self.writes.setdefault(("global", None, i.argval), self.line)
+        self.writes.setdefault(("global", None, i.argval), self.here)
 
     def DELETE_GLOBAL(self, i: dis.Instruction) -> None:
-        self.writes.setdefault(("global", None, i.argval), self.line)
+        self.writes.setdefault(("global", None, i.argval), self.here)
 
     def LOAD_DEREF(self, i: dis.Instruction) -> None:
         if i.argval in self.code.co_freevars:
@@ -402,13 +410,13 @@ class _Machine:
     def STORE_DEREF(self, i: dis.Instruction) -> None:
         value = self.pop()
         if i.argval in self.code.co_freevars:
-            self.writes.setdefault(("deref", None, i.argval), self.line)
+            self.writes.setdefault(("deref", None, i.argval), self.here)
         else:
-            self.cells[i.argval] = bounded(self.cells.get(i.argval, EMPTY) | value)
+            self.cells[i.argval] = widened(self.cells.get(i.argval, EMPTY), value)
 
     def DELETE_DEREF(self, i: dis.Instruction) -> None:
         if i.argval in self.code.co_freevars:
-            self.writes.setdefault(("deref", None, i.argval), self.line)
+            self.writes.setdefault(("deref", None, i.argval), self.here)
 
     def LOAD_ATTR(self, i: dis.Instruction) -> None:
         self.push(self.read(self.attr(self.pop(), i.argval), "load"))
@@ -493,13 +501,15 @@ class _Machine:
         left, right = self.pops(2)
         self.read(right, "deep")
         self.read(left, "deep")
-        joined = frozenset(e for e in left | right if e[0] not in ("const", "fresh", "wild", "slice"))
+        joined = frozenset(e for e in left | right if e[0] not in _ROOTLESS)
         if i.argrepr.rstrip("=") not in ("+", "|", "*") or not joined:
             return self.push(NEW)
-        values = frozenset(("values", e) for e in joined if e[0] not in PARTS)
-        parts = bounded(self.elements(joined) | self.elements(values))
+        parts = self.elements(joined)
+        if "|" in i.argrepr:
+            values = frozenset(("values", e) for e in joined if e[0] not in PARTS)
+            parts = bounded(parts | self.elements(values))
         if not i.argrepr.endswith("="):
-            return self.push(frozenset([("bag", parts)]))
+            return self.push(frozenset([("bag", nested(parts))]))
         self.write("inplace", left, [None])
         self.keep(parts)
         return self.push(left | NEW)
@@ -521,14 +531,14 @@ class _Machine:
         self._simple(i.arg or 0, "deep", 1)
 
     def BUILD_TUPLE(self, i: dis.Instruction) -> None:
-        parts = tuple(self.pops(i.arg or 0))
+        parts = tuple(nested(part) for part in self.pops(i.arg or 0))
         keys = [tuple(e for e in part if e[0] == "const") for part in parts]
         if parts and all(len(k) == 1 == len(part) for k, part in zip(keys, parts, strict=True)):
             return self.push(constant(tuple(k[0][2] for k in keys)))
         return self.push(frozenset([("display", parts)]))
 
     def _bag(self, parts: list[Value]) -> None:
-        self.push(frozenset([("bag", bounded(frozenset().union(*parts)))]))
+        self.push(frozenset([("bag", nested(bounded(frozenset().union(*parts))))]))
 
     def BUILD_LIST(self, i: dis.Instruction) -> None:
         self._bag(self.pops(i.arg or 0))
@@ -545,8 +555,8 @@ class _Machine:
     def _put(self, i: dis.Instruction, elements: Value) -> None:
         where = len(self.stack) - (i.arg or 1)
         if where >= 0:
-            inside = [e[1] for e in self.stack[where] if e[0] == "bag"]
-            self.stack[where] = frozenset([("bag", bounded(elements.union(*inside)))])
+            known = [e[1] for e in self.stack[where] if e[0] == "bag"]
+            self.stack[where] = frozenset([("bag", nested(bounded(elements.union(*known))))])
 
     def LIST_APPEND(self, i: dis.Instruction) -> None:
         self._put(i, self.pop())
@@ -655,11 +665,10 @@ class _Machine:
         keywords = self.pop() if (i.arg or 0) & 1 else EMPTY
         positional = self.pop()
         first, second = self.pops(2)
-        inside = frozenset(e for e in positional | keywords if e[0] not in PARTS)
-        self.read(inside, "iter")
-        self.keep(self.each(positional))
+        unpacked = frozenset(e for e in positional | keywords if e[0] not in PARTS)
+        self.read(unpacked, "iter")
         parts = [inside(e) for e in positional | keywords if e[0] in PARTS]
-        elements = [self.each(inside)] if inside else []
+        elements = [self.each(unpacked)] if unpacked else []
         self._call(first | second, [frozenset([e]) for e in EMPTY.union(*parts, *elements)])
 
     def CALL_INTRINSIC_2(self, _: dis.Instruction) -> None:
@@ -675,12 +684,14 @@ class _Machine:
             if model is None:
                 for value in arguments:
                     self.read(value, "escape", frozenset([expr]))
-                out |= {chain(("result", expr)), WILD} if expr != WILD else ANY
+                known = expr[0] not in PARTS and root(expr) not in (FRESH, WILD)
+                out |= {chain(("result", expr)), WILD} if known else ANY
             else:
                 out |= model(self, expr, positional, arguments)
         self.push(bounded(out))
 
 
+_ROOTLESS = frozenset(["const", "wild", "fresh", "slice", "code"])
 _PAIRS = frozenset(["enumerate", "zip", "items"])
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 _SIMPLE: dict[str, tuple[int, str, int]] = {
@@ -700,6 +711,11 @@ _SIMPLE: dict[str, tuple[int, str, int]] = {
 
 
 # ---------------------------------------------------------------------- the scan
+
+
+def _ordered(records: dict[Any, tuple[int, int]]) -> list[tuple[Any, tuple[int, int]]]:
+    """By offset, and in the same order in every run although values are sets."""
+    return sorted(records.items(), key=lambda item: (item[1], depth(item[0][0]), repr(item[0])))
 
 
 def _parameters(code: CodeType) -> tuple[str, ...]:
@@ -737,8 +753,8 @@ def scan(code: CodeType) -> Scan:
     if found is None:
         try:
             found = _Machine(code).run()
-        except (RecursionError, LookupError, TypeError, ValueError):
-            found = _by_name(code)  # an unknown opcode or a huge function: over-approximate
+        except RecursionError:
+            found = _by_name(code)  # a huge function: over-approximate
         _scans[code] = found
     return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from .symbols import ANY, EMPTY, FRESH, NEW, Expr, Value, bounded
+from .symbols import ANY, EMPTY, FRESH, NEW, Expr, Value, as_key, bounded, nested
 
 
 class Machine(Protocol):
@@ -83,7 +83,7 @@ def _enumerate(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Va
 def _zip(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in args:
         m.each(value)
-    return frozenset([("zip", tuple(m.read(v, "iter") for v in args))])
+    return frozenset([("zip", tuple(nested(m.read(v, "iter")) for v in args))])
 
 
 def _filter(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
@@ -102,7 +102,7 @@ def _getattr(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Valu
     names = [k[2] for k in args[1] if k[:2] == ("const", str)]
     found = [m.attr(args[0], name) for name in names]
     if len(names) < len(args[1]) or not names:
-        keys = args[1] or NEW
+        keys = frozenset(map(as_key, args[1])) or NEW
         found.append(bounded(("getattr", e, k) for e in args[0] for k in keys) | ANY)
     use = "get" if len(args) > 2 else "load"
     return bounded(m.read(EMPTY.union(*found), use).union(*args[2:]))

@@ -94,6 +94,11 @@ def _plain_items(obj: Any) -> dict[Any, Any]:
     return {key: value for key, value in dict.items(obj) if type(key) in KEYS}
 
 
+def class_dict(cls: type) -> dict[str, Any]:
+    """The attributes of a class, copied."""
+    return dict(type.__dict__["__dict__"].__get__(cls))
+
+
 def slots_of(cls: type) -> list[str]:
     """The names of the slots of a class and its bases."""
     found = (n for c in cls.__mro__ for n, v in c.__dict__.items() if type(v) is _MEMBER)
@@ -220,7 +225,7 @@ class Outer:
         node.token = progress(obj)
         node.items = items_of(obj)
         if issubclass(cls, type):
-            node.attrs = None if self.is_foreign(obj) else dict(type.__dict__["__dict__"].__get__(obj))
+            node.attrs = None if self.is_foreign(obj) else class_dict(obj)
         elif issubclass(cls, types.FunctionType):
             self.index(obj)
             node.attrs = dict(obj.__dict__)
@@ -326,7 +331,7 @@ class Outer:
     def _attributes_now(self, obj: Any) -> dict[str, Any]:
         cls = type(obj)
         if issubclass(cls, type):
-            return dict(type.__dict__["__dict__"].__get__(obj))
+            return class_dict(obj)
         if cls is types.MethodType or issubclass(cls, partial):
             return {n: peek(obj, n) for n in self.nodes[id(obj)].attrs or ()}
         return dict(obj.__dict__) if cls is types.FunctionType else attributes_of(obj)
@@ -365,7 +370,8 @@ def _attribute_changes(node: Node, now: dict[str, Any]) -> Iterator[Change]:
 
 
 # Written by the interpreter itself: abstract base class caches, annotations on first use.
-_QUIET = frozenset(["_abc_impl", "__slotnames__", "__annotations__", "__annotate__", "__doc__", "__abstractmethods__"])
+_QUIET = frozenset(["_abc_impl", "__abstractmethods__", "__slotnames__"])
+_QUIET |= {"__annotations__", "__annotate__", "__doc__"}
 
 
 def _item_changes(node: Node, now: Any) -> Iterator[Change]:
@@ -378,16 +384,18 @@ def _item_changes(node: Node, now: Any) -> Iterator[Change]:
         key = found[0][0] if len(found) == 1 and type(found[0][0]) in KEYS else None
         yield Change("mutation", node.path, node.obj, key, tuple(v for _, v in found))
     elif issubclass(type(node.obj), _SET_LIKE):
-        known = set(map(id, before))
-        found = tuple(v for v in now if id(v) not in known)
-        if len(before) != len(now) or any(not _has_scalar(v, before) for v in found):
-            yield Change("mutation", node.path, node.obj, None, found)
+        fresh = _not_in(before, now)
+        if len(before) != len(now) or any(not _has_scalar(v, before) for v in fresh):
+            yield Change("mutation", node.path, node.obj, None, fresh)
     elif len(before) != len(now) or not (
         all(map(operator.is_, before, now)) or all(map(_unchanged, before, now))
     ):
-        known = set(map(id, before))
-        found = tuple(v for v in now if id(v) not in known)
-        yield Change("mutation", node.path, node.obj, None, found)
+        yield Change("mutation", node.path, node.obj, None, _not_in(before, now))
+
+
+def _not_in(before: tuple[Any, ...], now: tuple[Any, ...]) -> tuple[Any, ...]:
+    known = set(map(id, before))
+    return tuple(v for v in now if id(v) not in known)
 
 
 def _same_items(before: dict[Any, Any], now: dict[Any, Any]) -> bool:

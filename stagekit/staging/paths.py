@@ -25,7 +25,7 @@ CONTAINERS = (list, tuple, dict, set, frozenset, deque, bytearray)
 MISSING: Any = object()
 
 
-# ---------------------------------------------------------------------- looking without running code
+# ------------------------------------------------------------------ looking without running code
 
 
 def in_classes(classes: Iterable[type], name: str) -> Any:
@@ -39,7 +39,7 @@ def in_classes(classes: Iterable[type], name: str) -> Any:
 
 def module_name(cls: type) -> str:
     """The name of the module a class says it comes from, the empty string if it says none."""
-    name = cls.__module__
+    name: object = cls.__module__
     return name if isinstance(name, str) else ""
 
 
@@ -54,7 +54,7 @@ def instance_dict(obj: object) -> dict[str, Any] | None:
 
 def _is_data(descriptor: object) -> bool:
     kind = type(descriptor).__mro__
-    return in_classes(kind, "__set__") is not MISSING or in_classes(kind, "__delete__") is not MISSING
+    return any(in_classes(kind, name) is not MISSING for name in ("__set__", "__delete__"))
 
 
 def peek(obj: object, name: str) -> Any:
@@ -79,9 +79,11 @@ def _class_special(obj: Any, name: str) -> Any:
     return found.__get__(obj) if type(found) in _FIELDS else MISSING
 
 
+_Record = namedtuple("_Record", "field")
+
 # A slot, a C getter, a field of a namedtuple: reading one runs no Python code.
 _FIELDS = frozenset(
-    [types.MemberDescriptorType, types.GetSetDescriptorType, type(namedtuple("_", "field").field)]
+    [types.MemberDescriptorType, types.GetSetDescriptorType, type(in_classes((_Record,), "field"))]
 )
 
 
@@ -112,31 +114,31 @@ _PLAIN_DESCRIPTORS = frozenset(
 )
 
 
-def pick(obj: object, key: Any) -> Any:
+def pick(obj: Any, key: Any) -> Any:
     """`obj[key]` of a builtin container or a class inheriting from one; LookupError otherwise."""
     cls = type(obj)
     if issubclass(cls, dict):
-        found = dict.get(obj, key, MISSING)  # type: ignore[call-overload]
+        found = dict.get(obj, key, MISSING)
         if found is MISSING:
             raise KeyError(key)
         return found
     for kind in (list, tuple, deque):
         if issubclass(cls, kind) and type(key) is int:
-            return kind.__getitem__(obj, key)  # type: ignore[type-var]
+            return kind.__getitem__(obj, key)
     if cls is types.MappingProxyType:
-        return obj[key]  # type: ignore[index]
+        return obj[key]
     raise LookupError(key)
 
 
-def size(obj: object) -> int:
+def size(obj: Any) -> int:
     """`len` of a builtin container, by its base class; LookupError for any other object."""
     for kind in CONTAINERS:
         if issubclass(type(obj), kind):
-            return kind.__len__(obj)  # type: ignore[arg-type]
+            return kind.__len__(obj)
     raise LookupError("no builtin container")
 
 
-def same_value(a: object, b: object) -> bool:
+def same_value(a: Any, b: Any) -> bool:
     """Equality of type and value of scalars and tuples; NaN equals NaN, -0.0 is not 0.0."""
     if a is b:
         return True
@@ -144,19 +146,20 @@ def same_value(a: object, b: object) -> bool:
     if cls is not type(b):
         return False
     if cls is float:
-        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)  # type: ignore[arg-type]
+        signs = math.copysign(1, a) == math.copysign(1, b)
+        return bool(a == b and signs) or bool(a != a and b != b)
     if cls is complex:
-        return same_value(a.real, b.real) and same_value(a.imag, b.imag)  # type: ignore[attr-defined]
+        return same_value(a.real, b.real) and same_value(a.imag, b.imag)
     if cls in (tuple, list):
-        return len(a) == len(b) and all(map(same_value, a, b))  # type: ignore[arg-type]
+        return len(a) == len(b) and all(map(same_value, a, b))
     if cls in SCALARS or cls is range:
         return bool(a == b)
     if type(cls) is type and module_name(cls) == "numpy":
-        return bool(a.tobytes() == b.tobytes())  # type: ignore[attr-defined]
+        return bool(a.tobytes() == b.tobytes())
     return False
 
 
-# ---------------------------------------------------------------------- paths
+# ------------------------------------------------------------------ paths
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -187,7 +190,8 @@ class Path:
     @property
     def notation(self) -> str:
         """The path as the user would write it: `model.layers[1].w`."""
-        return self.name + "".join(f".{k}" if how == "." else f"[{_key_text(k)}]" for how, k in self.steps)
+        steps = (f".{k}" if how == "." else f"[{_key_text(k)}]" for how, k in self.steps)
+        return self.name + "".join(steps)
 
     def attr(self, name: str) -> Path:
         return Path(self.kind, self.name, self.holder, (*self.steps, (".", name)))
@@ -218,10 +222,10 @@ class Path:
 
 
 def _key_text(key: object) -> str:
-    return repr(key) if type(key) in SCALARS or type(key) is tuple else str(getattr(key, "name", "?"))
+    return repr(key) if type(key) in SCALARS or type(key) is tuple else type(key).__name__
 
 
-# ---------------------------------------------------------------------- guards
+# ------------------------------------------------------------------ guards
 
 
 class _Strong:
@@ -315,22 +319,22 @@ def _measure(kind: str, obj: object) -> object:
     return size(obj) if kind == "length" else size(obj) == 0
 
 
-def keys_of(obj: object) -> object:
+def keys_of(obj: Any) -> Any:
     """The keys of a dictionary in order, or the elements of a set; for the kind "keys"."""
     if issubclass(type(obj), dict):
-        return tuple(dict.keys(obj))  # type: ignore[call-overload]
+        return tuple(dict.keys(obj))
     if issubclass(type(obj), (set, frozenset)):
-        return frozenset(obj)  # type: ignore[call-overload]
+        return frozenset(obj)
     raise LookupError("no dictionary or set")
 
 
-def _same_keys(before: Any, now: object, _: Arguments) -> bool:
+def _same_keys(before: Any, now: Any, _: Arguments) -> bool:
     found = keys_of(now)
-    if type(before) is not type(found) or len(before) != len(found):  # type: ignore[arg-type]
+    if type(before) is not type(found) or len(before) != len(found):
         return False
     if type(before) is frozenset:
-        return all(type(k) in SCALARS for k in found) and before == found  # type: ignore[attr-defined]
-    return all(map(same_value, before, found))  # type: ignore[call-overload]
+        return all(type(k) in SCALARS for k in found) and before == found
+    return all(map(same_value, before, found))
 
 
 def _value_check(before: object, now: object, _: Arguments) -> bool:
@@ -352,22 +356,23 @@ _CHECKS: dict[str, Callable[[Any, Any, Arguments], object]] = {
 }
 
 
-def describe(obj: object) -> str:
+def describe(obj: Any) -> str:
     """A short text for a value that runs no user code."""
     cls = type(obj)
-    if cls in SCALARS or (cls in (tuple, list, frozenset) and all(type(e) in SCALARS for e in obj)):  # type: ignore[attr-defined]
+    plain = cls in (tuple, list, frozenset) and all(type(e) in SCALARS for e in obj)
+    if cls in SCALARS or plain:
         text = repr(obj)
         return text if len(text) <= 60 else text[:57] + "..."
     if issubclass(cls, type):
         return f"class {type.__dict__['__name__'].__get__(obj)}"
     if cls in (types.FunctionType, types.BuiltinFunctionType):
-        return f"function {obj.__name__}"  # type: ignore[attr-defined]
+        return f"function {obj.__name__}"
     if cls is types.ModuleType:
-        return f"module {obj.__name__}"  # type: ignore[attr-defined]
+        return f"module {obj.__name__}"
     return f"object of class {cls.__name__}"
 
 
-# ---------------------------------------------------------------------- all guards in one function
+# ------------------------------------------------------------------ all guards in one function
 
 
 class _Place:
@@ -410,7 +415,8 @@ class _Writer:
 
     def __init__(self, slow: Callable[[Arguments], int]) -> None:
         self.bound: dict[str, Any] = {"slow": slow, "peek": peek, "pick": pick, "size": size}
-        self.bound |= {"PLAIN": frozenset([dict, list, tuple, OrderedDict, deque]), "GONE": (*ABSENT, ValueError, TypeError)}
+        self.bound["PLAIN"] = frozenset([dict, list, tuple, OrderedDict, deque])
+        self.bound["GONE"] = (*ABSENT, ValueError, TypeError)
         self.bound |= {"holds": Guard.holds}
         self.lines: list[str] = []
         self.count = 0
@@ -505,7 +511,7 @@ class _Writer:
         if value is True or value is False:
             return self.require(f"{v} is {value}")
         name, cls = self.constant(value), self.constant(type(value))
-        ordinary = type(value) in (int, str, bytes) or (type(value) is float and value not in (0.0,))
+        ordinary = type(value) in (int, str, bytes) or (type(value) is float and value != 0.0)
         if ordinary and value == value:
             return self.require(f"{v} is {name} or type({v}) is {cls} and {v} == {name}")
         same = self.constant(same_value)

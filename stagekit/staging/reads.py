@@ -433,8 +433,9 @@ class Reader:
         ordered = isinstance(items, dict) or not issubclass(type(base.obj), (set, frozenset))
         out = []
         for key, value in pairs:
-            named = base.path is not None and ordered and type(key) in KEYS
-            out.append(self._child(base, value, base.path.item(key) if named else None))  # type: ignore[union-attr]
+            named = ordered and type(key) in KEYS
+            path = base.path.item(key) if named and base.path is not None else None
+            out.append(self._child(base, value, path))
             if len(out) >= MAX_PLACES:
                 break
         return out
@@ -535,11 +536,10 @@ class Reader:
             self.guard(place, "number", obj)
         elif cls is tuple and self._is_scalars(place):
             self.guard(place, "tuple", obj)
+        elif self._is_instance(obj) and not _is_container(obj):
+            self.guard(place, "type", hold(cls))
         elif not _is_container(obj):
-            self.guard(place, "type" if self._is_instance(obj) else "identity", hold(self._seen_as(obj)))
-
-    def _seen_as(self, obj: Any) -> Any:
-        return type(obj) if self._is_instance(obj) else obj
+            self.guard(place, "identity", hold(obj))
 
     def _is_instance(self, obj: Any) -> bool:
         """Whether an object is known by what is read from it, so that its class is enough."""
@@ -624,11 +624,10 @@ class Reader:
             return
         if _is_container(obj):
             self._deep_container(place, attributes, depth)
-        elif attributes or in_classes(type(obj).__mro__, "__dataclass_fields__") is not MISSING:
-            if self._is_instance(obj):
-                for name in self._attribute_names(place):
-                    for child in self.attribute(place, name):
-                        self.deep(child, attributes, depth - 1)
+        elif self._is_instance(obj) and (attributes or _is_dataclass(obj)):
+            names = self._attribute_names(place)
+            for child in [c for name in names for c in self.attribute(place, name)]:
+                self.deep(child, attributes, depth - 1)
 
     def _deep_container(self, place: Place, attributes: bool, depth: int) -> None:
         if self._is_scalars(place):
@@ -654,6 +653,10 @@ def _is_user_container(cls: type) -> bool:
     return any(c.__name__ in ("UserDict", "UserList") for c in cls.__mro__[:-1])
 
 
+def _is_dataclass(obj: object) -> bool:
+    return in_classes(type(obj).__mro__, "__dataclass_fields__") is not MISSING
+
+
 def _is_key(key: object) -> bool:
     return type(key) in KEYS or type(key).__hash__ is object.__hash__
 
@@ -667,7 +670,7 @@ def _before(items: Any, key: Any, now: list[Any]) -> Any:
 
 
 def _maker(callee: Expr) -> Expr:
-    return callee[1] if callee[0] == "result" else callee  # type: ignore[no-any-return]
+    return callee[1] if callee[0] == "result" else callee
 
 
 def _is_code(obj: object) -> bool:

@@ -25,6 +25,7 @@ CHAINS = frozenset(["attr", "getattr", "item", "each", "values", "items", "enume
 
 MAX_DEPTH = 10
 MAX_ALTERNATIVES = 16
+MAX_BUILT = 3  # alternatives that are tuples or lists built in the code
 
 PARTS = frozenset(["display", "bag"])  # tuples and lists that the code itself builds
 
@@ -57,13 +58,57 @@ def bounded(exprs: Iterable[Expr]) -> Value:
     """A value of bounded size: beyond the bounds the rest is WILD."""
     value = frozenset(exprs)
     if len(value) > MAX_ALTERNATIVES:
-        return frozenset(sorted(value, key=depth)[: MAX_ALTERNATIVES - 1]) | ANY
+        return frozenset(sorted(value, key=_simplest)[: MAX_ALTERNATIVES - 1]) | ANY
     return value
+
+
+def as_key(expr: Expr) -> Expr:
+    """An expression used as a key; one that is not simple is an unknown key."""
+    if expr[0] in PARTS or expr[0] == "zip" or depth(expr) > 3:
+        return FRESH
+    step = expr
+    while step[0] in CHAINS:
+        if step[0] in ("item", "getattr") and step[2][0] in CHAINS:
+            return FRESH
+        step = step[1]
+    return expr
+
+
+def widened(old: Value, more: Value) -> Value:
+    """The union of two values where control flow joins, such that joining comes to an end."""
+    united = old | more
+    built = [expr for expr in united if expr[0] in PARTS]
+    if len(built) > MAX_BUILT:
+        elements = bounded(EMPTY.union(*map(inside, built)))
+        united = united.difference(built) | {("bag", nested(elements, 0))}
+    return united if len(united) <= MAX_ALTERNATIVES else old | ANY
+
+
+def _simplest(expr: Expr) -> tuple[int, str]:
+    return depth(expr), repr(expr)
 
 
 def chain(expr: Expr) -> Expr:
     """The expression, or WILD where it is too deep."""
     return expr if depth(expr) <= MAX_DEPTH else WILD
+
+
+def nested(value: Value, levels: int = 1) -> Value:
+    """A value to put into a tuple or list; what is nested too deep becomes WILD."""
+    if not any(expr[0] in PARTS or expr[0] == "zip" for expr in value):
+        return value
+    if levels == 0:
+        return frozenset(e for e in value if e[0] not in PARTS and e[0] != "zip") | ANY
+    kept = (_nested_expr(expr, levels) for expr in value)
+    return bounded(kept)
+
+
+def _nested_expr(expr: Expr, levels: int) -> Expr:
+    if expr[0] == "bag":
+        return ("bag", nested(expr[1], levels - 1))
+    if expr[0] in ("display", "zip"):
+        return (expr[0], tuple(nested(part, levels - 1) for part in expr[1]))
+    return expr
 
 
 def inside(expr: Expr) -> Value:
@@ -75,14 +120,16 @@ def inside(expr: Expr) -> Value:
 
 def component(expr: Expr, key: Expr) -> Value:
     """One element of a tuple built in the code, or all where the key is not known."""
-    if expr[0] == "display" and key[:2] == ("const", int) and -len(expr[1]) <= key[2] < len(expr[1]):
+    known = expr[0] == "display" and key[:2] == ("const", int)
+    if known and -len(expr[1]) <= key[2] < len(expr[1]):
         return expr[1][key[2]]  # type: ignore[no-any-return]
     return inside(expr)
 
 
 def const_item(value: object, key: Expr) -> Value:
     """An element of a constant."""
-    if isinstance(value, tuple) and key[:2] == ("const", int) and -len(value) <= key[2] < len(value):
+    known = isinstance(value, tuple) and key[:2] == ("const", int)
+    if isinstance(value, tuple) and known and -len(value) <= key[2] < len(value):
         return constant(value[key[2]])
     return const_each(value)
 

@@ -19,6 +19,7 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from .bytecode import Read, Write, constants, scan
@@ -29,11 +30,16 @@ from .reads import Env, Reader, Site, waits
 from .symbols import Expr
 
 _GENERATOR = 0x20 | 0x80 | 0x200
+_LIST_METHODS = "append extend insert pop remove clear sort reverse"
+_SET_METHODS = "add discard update difference_update intersection_update"
+_DICT_METHODS = "setdefault popitem move_to_end __setitem__ __delitem__ __iadd__ __ior__"
+_DEQUE_METHODS = "appendleft extendleft popleft rotate symmetric_difference_update __setattr__"
 _MUTATORS = frozenset(
-    ["append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse", "add", "discard", "update", "setdefault", "popitem", "appendleft", "extendleft", "popleft", "rotate", "move_to_end", "difference_update", "intersection_update", "symmetric_difference_update", "__setitem__", "__delitem__", "__iadd__", "__ior__", "__setattr__"]
+    f"{_LIST_METHODS} {_SET_METHODS} {_DICT_METHODS} {_DEQUE_METHODS}".split()
 )
 _CLOCKS = (
-    ["time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns", "thread_time", "thread_time_ns", "clock_gettime", "clock_gettime_ns", "sleep", "localtime", "gmtime", "ctime", "asctime", "strftime"]
+    *("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime"),
+    *("sleep", "localtime", "gmtime", "ctime", "asctime", "strftime"),
 )
 
 
@@ -60,6 +66,7 @@ class _Plan:
     code: types.CodeType
     user: bool
     done: bool = True
+    generator: bool = False
     start: int = 0
     shared: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
     local: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
@@ -70,8 +77,9 @@ class _Plan:
 
 def is_tree(obj: object) -> bool:
     """Whether a signature keys `obj` by its parts: a scalar, builtin container or dataclass."""
-    fields = in_classes(type(obj).__mro__, "__dataclass_fields__")
-    return type(obj) in SCALARS or issubclass(type(obj), (tuple, list, dict)) or fields is not MISSING
+    kind = type(obj)
+    fields = in_classes(kind.__mro__, "__dataclass_fields__")
+    return kind in SCALARS or issubclass(kind, (tuple, list, dict)) or fields is not MISSING
 
 
 def _never(_: object) -> bool:
@@ -107,7 +115,7 @@ class Watch:
         self._arguments = dict(arguments)
         self._plans: dict[int, _Plan] = {}
         self._alive: list[Any] = []  # what `seen` knows by id
-        self._leaves: set[type] = set(SCALARS)
+        self._leaves: set[Any] = set(SCALARS)
         self._nested: dict[int, dict[str, list[Path]]] = {}  # cells an inner function inherits
         self._frames: set[int] = set()
         self._calls: dict[int, tuple[str, Site]] = {}  # mutating methods called, by receiver
@@ -140,9 +148,10 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._random = _global_states()
-        self._before = sys.getprofile()
-        if hasattr(self._before, "disable"):  # cProfile: not a Python function, cannot be called
-            self._before.disable()
+        before: Any = sys.getprofile()
+        self._before = before
+        if hasattr(before, "disable"):  # cProfile: not a Python function, cannot be called
+            before.disable()
         sys.setprofile(self._chained if callable(self._before) else self._event)
         return self
 
@@ -158,26 +167,33 @@ class Watch:
 
     def _chained(self, frame: types.FrameType, event: str, arg: Any) -> None:
         self._event(frame, event, arg)
-        self._before(frame, event, arg)  # type: ignore[misc]
+        self._before(frame, event, arg)
 
     def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if event == "call":
-            plan = self._plans.get(id(frame.f_code)) or self._plan(frame.f_code)
+            plan = self._plans.get(id(frame.f_code))
+            if plan is None:
+                plan = self._plan(frame)
             if not plan.done:
                 self._enter(frame, plan)
         elif event == "c_call":
             self._c_call(frame, arg)
         elif event == "return" and id(arg) in self._nodes:
-            plan = self._plans.get(id(frame.f_code)) or self._plan(frame.f_code)
+            plan = self._plans.get(id(frame.f_code)) or self._plan(frame)
             if plan.user:
                 self._reader.note_returned(frame.f_code, arg)
 
-    def _plan(self, code: types.CodeType) -> _Plan:
-        plan = self._plans[id(code)] = _Plan(code, user=not self._origin.file(code.co_filename))
+    def _plan(self, frame: types.FrameType) -> _Plan:
+        code, file = frame.f_code, frame.f_code.co_filename
+        foreign = self._origin.file(file) or (
+            file.startswith("<") and self._origin.generated(file, frame.f_globals)
+        )
+        plan = self._plans[id(code)] = _Plan(code, user=not foreign)
         if plan.user:
             found = scan(code)
-            plan.start = found.start
-            plan.shared, plan.local = _split(found.reads, found.writes)
+            plan.start, plan.generator = found.start, bool(code.co_flags & _GENERATOR)
+            reads = [r for r in found.reads if r.use != "return" or code is self._code]
+            plan.shared, plan.local = _split(tuple(reads), found.writes)
             roots = {e for r in plan.local[0] for e in _roots(r.expr)}
             roots |= {e for r in plan.local[0] for c in r.callee for e in _roots(c)}
             roots |= {e for w in plan.local[1] for e in _roots(w.base or ())}
@@ -191,23 +207,22 @@ class Watch:
         return plan
 
     def _enter(self, frame: types.FrameType, plan: _Plan) -> None:
-        code = plan.code
-        if code.co_flags & _GENERATOR:
+        if plan.generator:
             self._resumed(frame, plan)
-        shared = id(frame.f_globals)
-        if shared not in plan.seen:
-            plan.seen.add(shared)
+        if id(frame.f_globals) not in plan.seen:
+            plan.seen.add(id(frame.f_globals))
             self._first(frame, plan)
+            plan.done = not plan.names and not plan.generator
         if plan.names:
             values = frame.f_locals
-            key = tuple([self._key(plan, name, values.get(name)) for name in plan.names])
-            if key not in plan.seen:
-                plan.seen.add(key)
+            key = [self._key(plan, name, values.get(name)) for name in plan.names]
+            seen = tuple(key) if any(key) else ()
+            if seen not in plan.seen:
+                plan.seen.add(seen)
                 self._follow(frame, plan, values)
-        else:
-            plan.done = not code.co_flags & _GENERATOR and len(plan.seen) == 1
 
     def _key(self, plan: _Plan, name: str, value: Any) -> Any:
+        """What tells two entries apart in one variable: nothing for tensors and most scalars."""
         kind = type(value)
         if kind in self._leaves:
             return (kind, value) if name in plan.keys and kind in SCALARS else 0
@@ -247,7 +262,7 @@ class Watch:
 
     def _cells(self, code: types.CodeType, values: dict[str, Any]) -> dict[str, list[Path]]:
         """The outer closure cells behind the free variables of a frame."""
-        found: dict[str, list[Path]] = {n: list(p) for n, p in self._nested.get(id(code), {}).items()}
+        found = {n: list(paths) for n, paths in self._nested.get(id(code), {}).items()}
         known = id(code) in self._nested or id(code) in self._outer.functions
         functions = self._outer.functions.get(id(code), [])
         if code.co_freevars and not known:
@@ -257,7 +272,7 @@ class Watch:
                 if name != "__class__":
                     found.setdefault(name, []).append(self._outer.note_cell(name, cell)[0])
             self._defaults(function)
-        return {n: [p for p in paths if _holds(p, values.get(n, MISSING))] for n, paths in found.items()}
+        return {n: [p for p in found[n] if _holds(p, values.get(n, MISSING))] for n in found}
 
     def _defaults(self, function: Any) -> None:
         """The default arguments of an outer function are outer objects too."""
@@ -341,8 +356,8 @@ class Watch:
         for change in self._outer.changes():
             self._changed(change)
         for obj, path, site in self._reader.advanced.values():
-            name = path.notation
-            self._effect("iterator", name, site, f"the iterator `{name}` was advanced ({type(obj).__name__})")
+            text = f"the {type(obj).__name__} `{path.notation}` was advanced"
+            self._effect("iterator", path.notation, site, text)
         for kind, now in _global_states().items():
             if self._random.get(kind, MISSING) != now:
                 self._drawn(kind)
@@ -382,15 +397,12 @@ class Watch:
         call = self._calls.get(id(obj))
         if call is not None:
             return call[1], call[0]
-        kinds = {"attribute": ("attr",), "mutation": ("item", "inplace"), "global": ("global", "attr")}
-        kind = kinds.get(change.kind, ("deref",))
-        owner = [id(obj)] if change.kind != "global" else [None]
-        for target in (*owner, None):
-            for how in kind:
-                for name in (_name(change.key), None):
-                    site = self._stores.get((how, target, name))
-                    if site is not None and (target is not None or name is not None):
-                        return site, None
+        kind = _STORES.get(change.kind, ("deref",))
+        targets = (None,) if change.kind == "global" else (id(obj), None)
+        for target, how, name in product(targets, kind, (_name(change.key), None)):
+            site = self._stores.get((how, target, name))
+            if site is not None and (target is not None or name is not None):
+                return site, None
         lines = self._reader.lines
         near = lines.get((id(obj), change.key)) or lines.get(id(obj))
         return near or self._stores.get((kind[0], None, None)) or self._start(), None
@@ -399,7 +411,8 @@ class Watch:
         """Whether a traced tensor is reachable from something put into an outer object."""
         if self._is_traced(value):
             return True
-        if depth == 0 or type(value) in SCALARS or self._is_tensor(value) or id(value) in self._nodes:
+        known = type(value) in SCALARS or self._is_tensor(value) or id(value) in self._nodes
+        if depth == 0 or known:
             return False
         inside = list((instance_dict(value) or {}).values())
         if issubclass(type(value), dict):
@@ -492,6 +505,8 @@ def _global_states() -> dict[str, object]:
     return states
 
 
+_STORES = {"attribute": ("attr",), "mutation": ("item", "inplace"), "global": ("global", "attr")}
+
 _ACTS: dict[Any, tuple[str, str]] = {
     builtins.print: ("print", "print"),
     builtins.input: ("input", "input"),
@@ -501,7 +516,12 @@ _ACTS: dict[Any, tuple[str, str]] = {
     datetime.datetime.utcnow: ("time", "datetime.utcnow"),
     datetime.datetime.today: ("time", "datetime.today"),
     datetime.date.today: ("time", "date.today"),
-    **{getattr(time, n): ("time", f"time.{n}") for n in _CLOCKS if hasattr(time, n)},
+    **{
+        getattr(time, name): ("time", f"time.{name}")
+        for clock in _CLOCKS
+        for name in (clock, f"{clock}_ns")
+        if hasattr(time, name)
+    },
 }
 
 __all__ = ["Effect", "Guard", "Path", "Watch", "hold", "is_tree"]
