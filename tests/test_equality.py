@@ -121,7 +121,7 @@ DERIVATIVES: list[tuple[Callable[[Any], Any], Any, Any]] = [
     (lambda x: sk.copysign(x, -2.0), [1.0, -1.0], [-1, 1]),
     (lambda x: sk.logsumexp(x), [-INF, -INF], [0, 0]),
     (lambda x: sk.zeros(2).at[sk.asarray([0, 0, 1])].set(x), [1.0, 2.0, 3.0], [0, 1, 1]),
-    (lambda x: sk.ones(1, dtype="float64").at[sk.asarray([0, 0])].max(x), [1.0, 1.0], [1 / 3, 1 / 3]),
+    (lambda x: sk.full(1, 1.0, dtype="f8").at[sk.asarray([0, 0])].max(x), [1.0, 1.0], [1 / 3] * 2),
     (lambda x: sk.ones(1).at[sk.asarray([0, 0])].min(x), [1.0, 0.5], [0, 1]),
     (lambda x: x.at[sk.asarray([0, 0])].add(1.0), [1.0, 2.0], [1, 1]),
     (lambda x: sk.zeros(1).at[sk.asarray([0, 0])].multiply(x), [0.0, 2.0], [0, 0]),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stagekit as sk
 import stagekit.ops as ops
 from stagekit.errors import BoundsError, DTypeError, ShapeError, StagekitError
 from stagekit.kernels.reference import reference
@@ -392,3 +393,43 @@ def test_memory_errors_stay_memory_errors() -> None:
     huge = ops.broadcast_to(ops.ones(()), (sys.maxsize // 8,))
     with pytest.raises(MemoryError):
         huge + 1
+
+
+# ----- sizes --------------------------------------------------------------------------------------
+
+POLYMORPHIC: dict[str, Callable[[Any], Any]] = {
+    "row": lambda x: x[0],
+    "last row": lambda x: x[-1],
+    "row as column": lambda x: x[0, :, None],
+    "new axis": lambda x: x[None],
+    "tail": lambda x: x[1:],
+    "head": lambda x: x[:-1],
+    "stride": lambda x: x[::2],
+    "reversed": lambda x: x[::-1],
+    "write": lambda x: x.at[0].set(1.0),
+    "gather": lambda x: x[sk.asarray([0, 0])],
+    "mean": lambda x: x - sk.mean(x, axis=0),
+    "softmax": lambda x: functional.softmax(x, axis=0),
+    "roll": lambda x: sk.roll(x, 1, axis=0),
+    "tile": lambda x: sk.tile(x, 2),
+    "pad": lambda x: sk.pad(x, 1, "edge"),
+    "linspace": lambda x: sk.linspace(0, 1, x.shape[0]),
+    "meshgrid": lambda x: sk.meshgrid(x[:, 0], x[0])[0],
+    "split": lambda x: sk.split(sk.concat([x, x]), 2)[0],
+    "cross_entropy": lambda x: functional.cross_entropy(x, sk.zeros(x.shape[0], dtype="int64")),
+    "gradient of a row": sk.grad(lambda x: sk.sum(x[0] * x)),
+    "gradient of max": sk.grad(lambda x: sk.sum(sk.max(x, axis=0))),
+    "gradient of prod": sk.grad(lambda x: sk.sum(sk.prod(x, axis=1))),
+    "gradient of matmul": sk.grad(lambda x: sk.sum(x.T @ x)),
+    "gradient of log_softmax": sk.grad(lambda x: functional.log_softmax(x)[0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", list(POLYMORPHIC))
+def test_size_one_is_not_special(name: str) -> None:
+    f = POLYMORPHIC[name]
+    staged = sk.function(f)
+    for n in (5, 2, 7, 1, 4):
+        x = sk.reshape(sk.arange(1.0, 1 + 3.0 * n), (n, 3))
+        assert np.array_equal(staged(x).numpy(), f(x).numpy()), n
+    assert staged.cache_info().traces == 2

@@ -376,11 +376,12 @@ def linspace(
     """
     wide = as_dtype("float64")
     (num,) = as_shape("linspace", num)
-    steps = max(num - 1 if endpoint else num, 1)
+    steps = ops.maximum_size(num - 1 if endpoint else num, 1)
     count = iota(size=num, dtype=wide)
     values = count * ((stop - start) / steps) + start
-    if endpoint and num > 1:
-        values = ops.where(count == num - 1, asarray(stop, dtype=wide), values)
+    if endpoint:
+        last = ops.logical_and(count == num - 1, count > 0)
+        values = ops.where(last, asarray(stop, dtype=wide), values)
     return astype(values, default_float if dtype is None else dtype, copy=False)
 
 

@@ -23,8 +23,8 @@ from stagekit.types import (
     bool_,
     broadcast_shapes,
     default_float,
+    known_same,
     promote,
-    same_shape,
     same_size,
 )
 
@@ -97,13 +97,18 @@ def unbroadcast(ct: Any, like: Any) -> Any:
     >>> unbroadcast(ops.ones((2, 3)), ops.ones(3))
     tensor([2., 2., 2.], dtype=float32)
     """
-    if same_shape(ct.shape, like.shape):
+    if known_same(ct.shape, like.shape):
         return ct
     lead = ct.ndim - like.ndim
     ct = ops.sum(ct, axis=tuple(range(lead))) if lead else ct
     pairs = enumerate(zip(like.shape, ct.shape, strict=True))
-    axes = tuple(axis for axis, (n, m) in pairs if not same_size(n, m))
+    axes = tuple(axis for axis, (n, m) in pairs if _is_one(n) or not same_size(n, m))
     return ops.sum(ct, axis=axes, keepdims=True) if axes else ct
+
+
+def _is_one(size: Any) -> bool:
+    """Whether a size is the literal 1: summing such an axis is right whatever broadcast it."""
+    return isinstance(size, int) and size == 1
 
 
 def elementwise(

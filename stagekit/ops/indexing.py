@@ -24,6 +24,7 @@ from stagekit.types import (
     TensorType,
     bool_,
     default_int,
+    known_same,
     normalize_axis,
     promote,
     same_shape,
@@ -427,11 +428,11 @@ def _slice_bounds(item: slice, n: Any) -> tuple[Any, Any, Any]:
         start = _clamped(item.start, 0, 0, n)
         stop = _clamped(item.stop, n, 0, n, n)
         span = stop - start
-        return start, (0 if span <= 0 else -(-span // step)), step
+        return start, (0 if span < 0 else -(-span // step)), step
     start = _clamped(item.start, n - 1, -1, n - 1, n)
     stop = _clamped(item.stop, -1, -1, n - 1, n)
     span = start - stop
-    return start, (0 if span <= 0 else -(-span // -step)), step
+    return start, (0 if span < 0 else -(-span // -step)), step
 
 
 def _bound(value: Any) -> Any:
@@ -461,12 +462,12 @@ def getitem(x: Any, key: Any) -> Any:
     """
     plan = _plan(x, key)
     out = x
-    if not same_shape(plan.sizes, x.shape) or any(d != 1 for d in plan.strides):
+    if not known_same(plan.sizes, x.shape) or any(d != 1 for d in plan.strides):
         starts, sizes, strides = (tuple(v) for v in (plan.starts, plan.sizes, plan.strides))
         out = ops.slice(out, starts=starts, sizes=sizes, strides=strides)
     if plan.flips:
         out = ops.flip(out, axis=tuple(plan.flips))
-    if not same_shape(plan.shape, out.shape):
+    if not known_same(plan.shape, out.shape):
         out = ops.reshape(out, tuple(plan.shape))
     if plan.indices:
         out = gather(out, *plan.indices, axes=tuple(plan.axes))
@@ -518,7 +519,7 @@ def _broadcasts(shape: Sequence[Any], target: Sequence[Any]) -> bool:
     if any(n != 1 for n in shape[: max(lead, 0)]):
         return False
     pairs = zip(reversed(shape), reversed(target), strict=False)
-    return all(n == m or n == 1 for n, m in pairs)
+    return all((isinstance(n, int) and n == 1) or n == m or n == 1 for n, m in pairs)
 
 
 def _without_lead(value: Any, ndim: int) -> Any:

@@ -16,6 +16,7 @@ from stagekit.types import (
     TensorType,
     as_integer,
     broadcast_shapes,
+    known_same,
     normalize_axes,
     normalize_axis,
     promote,
@@ -281,7 +282,7 @@ def broadcast_to(x: Any, /, shape: Any) -> Any:
     (2, 3)
     """
     x, sizes = ops.asarray(x), ops.as_shape("broadcast_to", shape)
-    return x if same_shape(x.shape, sizes) else _broadcast_to(x, shape=sizes)
+    return x if known_same(x.shape, sizes) else _broadcast_to(x, shape=sizes)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Any]:
