@@ -121,6 +121,16 @@ def leaves(tree: Any) -> list[Any]:
     return flatten(tree)[0]
 
 
+def is_leaf(obj: Any) -> bool:
+    """Whether a tree is one leaf, without structure.
+
+    >>> is_leaf(1), is_leaf([1]), is_leaf(None)
+    (True, False, False)
+    """
+    spec = flatten(obj)[1]
+    return spec.num_nodes == spec.num_leaves == 1
+
+
 def paths(spec: Spec, root: str) -> list[str]:
     """For each leaf how the user writes it: `args[0]['w']`, `model.layers[1].w`."""
     return [accessor.codify(root) for accessor in spec.accessors()]

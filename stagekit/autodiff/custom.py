@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.gradients import aligned, fitted, fresh, linearize, named, push_through
-from stagekit.autodiff.tape import is_float, is_tensor
+from stagekit.autodiff.tape import is_float, is_tensor, plus
 from stagekit.errors import ArgumentError, ShapeError, TraceError, boundary
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
@@ -70,13 +70,15 @@ class _Call:
 
     def vjp(self, i: int, ct: Any, index: int, xs: Sequence[Any]) -> Any:
         """The cotangent of one x for that of one result."""
-        return None if i < 0 else self.pull({index: ct}, xs, [i])[0]
+        return None if i < 0 else self.pull({index: ct}, xs, [i], [None])[0]
 
     def jvp(self, tangents: Sequence[Any], index: int, xs: Sequence[Any]) -> Any:
         """The tangent of one result."""
         return self.push(tangents, xs)[index]
 
-    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> list[Any]:
         raise TraceError(f"{self.name} has no reverse mode")
 
     def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> dict[int, Any]:
@@ -152,9 +154,7 @@ def _is_plain() -> bool:
 
 
 def _positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> tuple[Any, ...]:
-    """Keyword arguments put where their rule expects them: by position."""
-    if not kwargs:
-        return args
+    """All arguments, defaults included, where their rule expects them: by position."""
     bound = inspect.signature(fn).bind(*args, **kwargs)
     bound.apply_defaults()
     if bound.kwargs:
@@ -207,7 +207,9 @@ class _VjpCall(_Call):
             for value, mark in zip((r._value for r in saved), again.marked(saved), strict=True)
         ]
 
-    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> list[Any]:
         own = len(self.cells)
         args, _ = self.args.filled(xs[:own])
         assert self.out is not None
@@ -219,7 +221,7 @@ class _VjpCall(_Call):
                 residuals = self.saved.filled(xs[own:])
             ct = tree.unflatten(self.out, [cts.get(k) for k in range(self.out.num_leaves)])
             shares = self._backward(residuals, ct, args, xs)
-        return [shares[i] if i < own else None for i in wanted]
+        return plus(so_far, [shares[i] if i < own else None for i in wanted])
 
     def _backward(self, residuals: Any, ct: Any, args: Any, xs: Sequence[Any]) -> list[Any]:
         """The cotangents that `bwd` gives for the tensors of the arguments."""
@@ -330,22 +332,30 @@ class _JvpCall(_Call):
             for k, y in _floats(results).items()
         }
 
-    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> list[Any]:
         """The transpose of the push, which is linear in the tangents."""
 
         def push(*moved: Any) -> dict[int, Any]:
             known = dict(zip(wanted, moved, strict=True))
             return self.push([known.get(k) for k in range(len(xs))], xs)
 
-        return _transposed(push, [ops.zeros_like(xs[k]) for k in wanted], cts)
+        return _transposed(push, [ops.zeros_like(xs[k]) for k in wanted], cts, so_far)
 
 
 def _transposed(
-    fn: Callable[..., dict[int, Any]], primals: Sequence[Any], cts: dict[int, Any]
+    fn: Callable[..., dict[int, Any]],
+    primals: Sequence[Any],
+    cts: dict[int, Any],
+    so_far: Sequence[Any],
 ) -> list[Any]:
-    """The cotangents of the primals of `fn`, for those of some of the results it gives by index."""
+    """The cotangents of the primals of `fn`, for those of some of the results it gives by index.
+
+    They are added to those so far in the order in which `fn` uses its primals.
+    """
     linear = linearize("vjp", fn, tuple(primals), {}, range(len(primals)), False)
-    return linear.pull([cts[k] if k in cts else ops.zeros_like(y) for k, y in linear.out.items()])
+    return linear.pull([cts.get(k) for k in linear.out], so_far)
 
 
 @final
@@ -443,10 +453,12 @@ class _Recompute(_Call):
             leaves, _ = self._called()
             return _floats(_as_seen([*leaves, *self.written]))
 
-    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> list[Any]:
         serial = current().base.serial()
         behind = [ops.barrier(x, serial=serial) for x in xs]
-        return _transposed(*self._of_stand_ins(behind, wanted), cts)
+        return _transposed(*self._of_stand_ins(behind, wanted), cts, so_far)
 
     def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> dict[int, Any]:
         moving = [k for k, tangent in enumerate(tangents) if tangent is not None]

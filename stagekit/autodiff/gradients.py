@@ -79,14 +79,21 @@ def _grouped(specs: Sequence[tree.Spec], flat: Sequence[Any]) -> tuple[Any, ...]
 
 
 def aligned(name: str, what: str, spec: tree.Spec, obj: Any) -> list[Any]:
-    """The leaves of a cotangent or tangent in the order of the tensors that it belongs to."""
+    """The leaves of a cotangent or tangent in the order of the tensors that it belongs to.
+
+    None may stand for any of them.
+    """
     try:
-        return tree.flatten_as(spec, obj)
+        found = tree.flatten_as(spec, obj)
+        fits = all(leaf is None or tree.is_leaf(leaf) for leaf in found)
     except ValueError:
+        fits = False
+    if not fits:
         raise ShapeError(
             f"{name}: the {what} has not the structure {tree.outline(spec)}",
             fix=f"give one {what} for each tensor, in the same structure",
-        ).located(here()) from None
+        ).located(here())
+    return found
 
 
 def fitted(name: str, what: str, given: Any, dtype: Any, shape: Any) -> Any:
@@ -120,14 +127,24 @@ def named(inner: Callable[..., Any], fn: Callable[..., Any], what: str) -> Calla
 
 
 class Linear(NamedTuple):
-    """A function run under a tape of its own; `pull` takes a cotangent for each leaf of `out`."""
+    """A function run under a tape of its own, with the leaves of its result.
+
+    `pull` takes a cotangent for each of them (None: zero), and what each input leaf has so far.
+    """
 
     out: Any
     aux: Any
     leaves: list[Any]
     spec: tree.Spec
     inputs: Inputs
-    pull: Callable[[Sequence[Any]], list[Any]]
+    pull: Callable[..., list[Any]]
+
+    def gradients(self, cts: Sequence[Any]) -> list[Any]:
+        """The cotangent of each input leaf, zeros where unconnected."""
+        return [
+            ops.zeros_like(leaf) if g is None else g
+            for g, leaf in zip(self.pull(cts), self.inputs.leaves, strict=True)
+        ]
 
 
 def linearize(
@@ -143,22 +160,17 @@ def linearize(
     read = tape.below.read
     results = [(read(leaf), leaf.dtype, leaf.shape) if is_float(leaf) else None for leaf in leaves]
 
-    def pull(cts: Sequence[Any]) -> list[Any]:
-        """The cotangent of each input leaf, zeros where unconnected; None is zero too."""
+    def pull(cts: Sequence[Any], so_far: Sequence[Any] = ()) -> list[Any]:
         seeds = [
             (result[0], fitted(name, "cotangent", ct, *result[1:]))
             for result, ct in zip(results, cts, strict=True)
             if result is not None and ct is not None
         ]
-        return [
-            ops.zeros_like(Tensor(value)) if g is None else g
-            for g, (_, value) in zip(tape.gradients(seeds, sources), sources, strict=True)
-        ]
+        return tape.gradients(seeds, sources, so_far)
 
     return Linear(out, extra, leaves, spec, inputs, pull)
 
 
-@boundary
 def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """`(out, pullback)`: `pullback(ct)` is the tuple of cotangents, one tree a primal.
 
@@ -177,7 +189,7 @@ def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     @boundary
     def pullback(ct: Any) -> tuple[Any, ...]:
         cts = aligned("vjp", "cotangent", linear.spec, ct)
-        return _grouped(linear.inputs.specs, linear.pull(cts))
+        return _grouped(linear.inputs.specs, linear.gradients(cts))
 
     return (linear.out, pullback, linear.aux) if has_aux else (linear.out, pullback)
 
@@ -204,7 +216,7 @@ def _gradient_of(
 
     def with_gradient(*args: Any, **kwargs: Any) -> Any:
         linear = linearize("grad", fn, args, kwargs, chosen, has_aux)
-        found = _grouped(linear.inputs.specs, linear.pull([_one_like(linear.out)]))
+        found = _grouped(linear.inputs.specs, linear.gradients([_one_like(linear.out)]))
         gradient = found if isinstance(argnums, tuple) else found[0]
         return ((linear.out, linear.aux) if has_aux else linear.out), gradient
 
@@ -289,7 +301,7 @@ def _directions(
     pairs = zip(inputs.specs, tangents, strict=True)
     flat = [leaf for spec, tangent in pairs for leaf in aligned(name, "tangent", spec, tangent)]
     return inputs, [
-        fitted(name, "tangent", tangent, leaf.dtype, leaf.shape)
+        None if tangent is None else fitted(name, "tangent", tangent, leaf.dtype, leaf.shape)
         for leaf, tangent in zip(inputs.leaves, flat, strict=True)
     ]
 
@@ -388,7 +400,7 @@ def _units(leaves: Sequence[Any]) -> Iterator[list[Any]]:
 
 def _reverse_jacobian(linear: Linear) -> list[list[Any]]:
     """For each result leaf the Jacobians with respect to each input leaf."""
-    pulled = iter([linear.pull(cts) for cts in _units(linear.leaves)])
+    pulled = iter([linear.gradients(cts) for cts in _units(linear.leaves)])
     rows = []
     for y in linear.leaves:
         mine = list(islice(pulled, _elements([y])))

@@ -95,13 +95,14 @@ class Record(NamedTuple):
 class CallRecord:
     """A whole call that a tape saw as one entry: the cotangents of its results go back together.
 
-    `pullback` takes those of the results seen (by index, zeros where no gradient came) and the
-    indices of the inputs wanted, and gives one cotangent for each of these, None for zero.
+    `pullback` takes those of the results seen (by index, zeros where no gradient came), the indices
+    of the inputs wanted, and the cotangents that these have `so_far` (None: zero); it gives them
+    with its own added.
     """
 
     inputs: Sequence[Any]
     outs: dict[int, Any]
-    pullback: Callable[[dict[int, Any], list[int]], Sequence[Any]]
+    pullback: Callable[[dict[int, Any], list[int], list[Any]], Sequence[Any]]
     line: Location | None
 
     def mark(self, useful: set[int]) -> None:
@@ -110,18 +111,27 @@ class CallRecord:
 
     def pull(self, cts: Cotangents) -> None:
         taken = {index: cts.take(value) for index, value in self.outs.items()}
-        wanted = [i for i, value in enumerate(self.inputs) if id(value) in cts.useful]
+        wanted = self._wanted(cts.useful)
         if not wanted or all(ct is None for ct in taken.values()):
             return
         given = {
             index: ops.zeros_like(Tensor(self.outs[index])) if ct is None else ct
             for index, ct in taken.items()
         }
+        keys = [id(self.inputs[i]) for i in wanted]
         with attributed(self.line) if self.line else nullcontext():
-            shares = self.pullback(given, wanted)
-        for i, share in zip(wanted, shares, strict=True):
-            if share is not None:
-                cts.add(self.inputs[i], share)
+            found = self.pullback(given, wanted, [cts.known.get(key) for key in keys])
+        cts.known.update((k, ct) for k, ct in zip(keys, found, strict=True) if ct is not None)
+
+    def _wanted(self, useful: set[int]) -> list[int]:
+        return [i for i, value in enumerate(self.inputs) if id(value) in useful]
+
+
+def plus(so_far: Sequence[Any], shares: Sequence[Any]) -> list[Any]:
+    """Cotangents with others added; None is zero."""
+    return [
+        a if b is None else b if a is None else a + b for a, b in zip(so_far, shares, strict=True)
+    ]
 
 
 class Rule(Protocol):
@@ -130,10 +140,12 @@ class Rule(Protocol):
     The op `custom` attaches it to the results, one after the other.
     """
 
-    def pull(self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int]) -> Sequence[Any]:
-        """The cotangents of the `wanted` xs (None: zero) for those of the results.
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> Sequence[Any]:
+        """The cotangents of the `wanted` xs for those of the results, added to those `so_far`.
 
-        A result that was dropped from a graph as unused is missing.
+        None is zero. A result that was dropped from a graph as unused is missing.
         """
 
     def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> Mapping[int, Any]:
@@ -209,8 +221,8 @@ class Tape(Over):
     ) -> None:
         """One more result of a call, which is recorded where its first result was."""
 
-        def pullback(cts: dict[int, Any], wanted: list[int]) -> Sequence[Any]:
-            return rule.pull(cts, [Tensor(value) for value in inputs], wanted)
+        def pullback(cts: dict[int, Any], wanted: list[int], so_far: list[Any]) -> Sequence[Any]:
+            return rule.pull(cts, [Tensor(value) for value in inputs], wanted, so_far)
 
         key = (id(rule), *map(id, inputs))
         call = self.calls.get(key)
@@ -227,19 +239,27 @@ class Tape(Over):
         `pullback` takes one cotangent a result (None for integers), and gives one an input.
         """
 
-        def pull(cts: dict[int, Any], wanted: list[int]) -> list[Any]:
+        def pull(cts: dict[int, Any], wanted: list[int], so_far: list[Any]) -> list[Any]:
             shares = pullback([cts.get(k) for k in range(len(outs))])
-            return [shares[i] for i in wanted]
+            return plus(so_far, [shares[i] for i in wanted])
 
         for value in outs:
             self.watch(value)
         floats = {k: value for k, value in enumerate(outs) if value.dtype.kind == "f"}
         self.records.append(CallRecord(inputs, floats, pull, None))
 
-    def pull(self, seeds: Iterable[tuple[Any, Any]], wanted: Iterable[Any]) -> dict[int, Any]:
-        """Cotangents of the `wanted` values (by id) for those of results, by the chain rule."""
+    def pull(
+        self,
+        seeds: Iterable[tuple[Any, Any]],
+        wanted: Iterable[Any],
+        so_far: Iterable[tuple[Any, Any]] = (),
+    ) -> dict[int, Any]:
+        """Cotangents of the `wanted` values (by id) for those of results, by the chain rule.
+
+        They are added to what some of them have `so_far`.
+        """
         cts = Cotangents(wanted, self.records)
-        for value, ct in seeds:
+        for value, ct in (*so_far, *seeds):
             if id(value) in cts.useful:
                 cts.add(value, ct)
         with self.paused():
@@ -257,17 +277,21 @@ class Tape(Over):
             self.recording = was
 
     def gradients(
-        self, seeds: Iterable[tuple[Any, Any]], sources: Sequence[tuple[Any, Any]]
+        self,
+        seeds: Iterable[tuple[Any, Any]],
+        sources: Sequence[tuple[Any, Any]],
+        so_far: Sequence[Any] = (),
     ) -> list[Any]:
         """The cotangent of each source (its cell, its value when watched), None if unconnected.
 
-        Every read of a Variable is the same source.
+        Every read of a Variable is the same source. They are added to those `so_far`.
         """
         groups = [
             list(self.variables[id(cell)][1].values()) if id(cell) in self.variables else [value]
             for cell, value in sources
         ]
-        cts = self.pull(seeds, [value for group in groups for value in group])
+        before = [(group[0], ct) for group, ct in zip(groups, so_far) if ct is not None]
+        cts = self.pull(seeds, [value for group in groups for value in group], before)
         found = [[cts[id(value)] for value in group if id(value) in cts] for group in groups]
         return [ops.total(parts) if parts else None for parts in found]
 
@@ -463,7 +487,8 @@ class GradientTape:
         tape = self._active()
         if self._used:
             raise TraceError(
-                "gradient: this tape has been used", fix="make it with GradientTape(persistent=True)"
+                "gradient: this tape has been used",
+                fix="make it with GradientTape(persistent=True)",
             ).located(here())
         pairs = [self._watched.get(id(x)) or (x, tape.below.read(x)) for x in leaves]
         return tape.gradients([(tape.below.read(y), ct) for y, ct in seeds], pairs)
