@@ -20,9 +20,9 @@ from stagekit.node import Interned, Node
 from stagekit.op import OPS, Interpreter, Op
 from stagekit.settings import config
 from stagekit.source import Location, here
-from stagekit.symbolic import Dim, Expr, Facts, Number, strip
+from stagekit.symbolic import Dim, Expr, Facts, Number, names, strip
 from stagekit.tensor import Tensor
-from stagekit.types import DType, TensorType, dtype
+from stagekit.types import DType, TensorType, dtype, require_in_range
 
 
 class Traced:
@@ -45,6 +45,22 @@ class Traced:
             f"a traced tensor ({self.type.stripped()}){made} is used outside of its trace",
             fix="return it from the staged function, or keep it in a Variable",
         )
+
+
+class Settling(Facts):
+    """The facts of a trace; once it is `settled` its numbers are plain, and ask for nothing more."""
+
+    settled = False
+
+    def require_open(self) -> None:
+        if not self.settled:
+            super().require_open()
+
+    def decide(self, left: Any, relation: str, right: Any, outcome: bool) -> bool:
+        return outcome if self.settled else super().decide(left, relation, right, outcome)
+
+    def fix(self, expr: Any, value: Any) -> Any:
+        return value if self.settled else super().fix(expr, value)
 
 
 class Capture(NamedTuple):
@@ -95,6 +111,7 @@ class Staging(Interpreter):
         self.base = self.below = self
         self.concolic, self.control, self.facts = concolic, control, facts
         self.sizes, self.path_of = sizes, path_of
+        self.numbers: set[str] = set()  # the names that are number arguments
         self.interned = Interned()
         self.inputs: list[Node] = []
         self.arrays: list[Array | None] = []
@@ -225,6 +242,7 @@ class Staging(Interpreter):
         if isinstance(value, Number):
             expr = strip(value)
             if not isinstance(expr, (int, float)):
+                self._require_range(value, dtype)
                 type_ = TensorType(dtype, ())
                 node = self.interned.apply(
                     OPS["number"], (), {"expr": value, "dtype": dtype}, type_
@@ -232,6 +250,12 @@ class Staging(Interpreter):
                 self._noted(node)
                 return self._tensor(node, type_, array if self.concolic else None)
         return self.literal(array)
+
+    def _require_range(self, value: Number, dtype: DType) -> None:
+        """That the type holds the number is a fact; sizes always fit the widest type."""
+        wide = dtype.itemsize == 8 and not names(value.expr) & self.numbers
+        if dtype.kind in ("int", "uint") and not wide:
+            require_in_range(value, dtype)
 
     def literal(self, array: Array) -> Tensor:
         type_ = TensorType(dtype(array.dtype), array.shape)

@@ -39,7 +39,7 @@ class Notices:
         for effect in entry.effects:
             at = line_of(effect)
             self._tell(
-                ("effect", effect.kind, at),
+                ("effect", effect.path, at),
                 f"{effect.text} at {at}: a side effect that a graph cannot repeat, so such calls "
                 "run eagerly.",
             )

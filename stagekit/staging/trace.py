@@ -23,6 +23,7 @@ from stagekit.staging.interpreter import (
     Capture,
     Constant,
     Left,
+    Settling,
     Staging,
     Traced,
     is_cell,
@@ -203,7 +204,7 @@ class Tracer:
     shapes_before: Callable[[str, tuple[int, ...]], tuple[int | str, ...]]
 
     def __post_init__(self) -> None:
-        self.facts = Facts()
+        self.facts = Settling()
         self.env: dict[str, Any] = {}
         self.copies = self.call.copies or Copies()
         self.capture_shapes: dict[int, tuple[int | str, ...]] = {}
@@ -261,6 +262,7 @@ class Tracer:
         if type(wanted) is not Name:
             return value
         self.env[wanted.name] = value
+        self.staging.numbers.add(wanted.name)
         return symbol(wanted.name, value, self.facts)
 
     def _bind_arguments(self) -> None:
@@ -312,6 +314,7 @@ class Tracer:
         if self.verify and entry.eager is None:
             self._verify(out, entry.concrete)
         if self.concolic:
+            self.facts.settled = left is not None
             out = self._release(out, settle=left is not None)
         if entry.concrete is not None:
             assert entry.concrete.plan is not None  # compile now
