@@ -24,22 +24,22 @@ from stagekit.types import same_shape, shape_text
 # ----- operands and results -----------------------------------------------------------------------
 
 
-def _operand(name: str, leaf: Any, path: str) -> Any:
+def _operand(name: str, leaf: Any, path: Callable[[], str]) -> Any:
     """An input leaf to differentiate: a float tensor as a fresh value, a Variable as it is."""
     if isinstance(leaf, Variable):
         return _require_float(name, leaf, path)
     if weak_type(leaf) is not None or hasattr(leaf, "__array__"):
         return ops.alias(_require_float(name, asarray(leaf), path))
     raise DTypeError(
-        f"{name}: {path} is {type(leaf).__name__}, not a tensor",
+        f"{name}: {path()} is {type(leaf).__name__}, not a tensor",
         fix="differentiate with respect to float tensors, or choose other argnums",
     ).located(here())
 
 
-def _require_float(name: str, leaf: Any, path: str) -> Any:
+def _require_float(name: str, leaf: Any, path: Callable[[], str]) -> Any:
     if leaf.dtype.kind != "float":
         raise DTypeError(
-            f"{name}: {path} is {leaf.dtype}, which has no derivative",
+            f"{name}: {path()} is {leaf.dtype}, which has no derivative",
             fix="cast it to a float type, or choose other argnums",
         ).located(here())
     return leaf
@@ -61,8 +61,11 @@ def fresh(name: str, args: tuple[Any, ...], argnums: Sequence[int]) -> Inputs:
                 f"{name}: argument {n} of {len(args)}", fix="argnums count arguments from 0"
             ).located(here())
         flat, spec = tree.flatten(args[n])
-        names = tree.paths(spec, f"argument {n % len(args)}")
-        flat = [_operand(name, leaf, path) for leaf, path in zip(flat, names, strict=True)]
+        path = f"argument {n % len(args)}"
+        flat = [
+            _operand(name, leaf, lambda k=k, spec=spec, path=path: tree.paths(spec, path)[k])
+            for k, leaf in enumerate(flat)
+        ]
         renewed[n] = tree.unflatten(spec, flat)
         leaves += flat
         specs.append(spec)

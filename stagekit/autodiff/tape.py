@@ -509,10 +509,10 @@ def _first_open(interpreter: Interpreter) -> Interpreter:
 def _tensors(op: str, name: str, obj: Any) -> tuple[list[Any], tree.Spec]:
     """The leaves of a tree and its structure; DTypeError for a leaf that is no tensor."""
     leaves, spec = tree.flatten(obj)
-    for leaf, path in zip(leaves, tree.paths(spec, name), strict=True):
+    for k, leaf in enumerate(leaves):
         if not is_tensor(leaf):
             raise DTypeError(
-                f"{op}: {path} is {type(leaf).__name__}, not a tensor",
+                f"{op}: {tree.paths(spec, name)[k]} is {type(leaf).__name__}, not a tensor",
                 fix="make it one with asarray, before it is used",
             ).located(here())
     return leaves, spec
