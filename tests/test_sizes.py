@@ -1,4 +1,4 @@
-"""Symbolic sizes and numbers: how few traces many sizes cost, and that each size gets eager's result."""
+"""Symbolic sizes and numbers: how few traces they cost, and that each gets eager's result."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Traced:
 
 
 class Settling(Facts):
-    """The facts of a trace; once it is `settled` its numbers are plain, and ask for nothing more."""
+    """The facts of a trace; once `settled` its numbers are plain and record nothing more."""
 
     settled = False
 
