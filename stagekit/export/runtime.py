@@ -242,7 +242,7 @@ def _require_sizes(graph: Graph, env: Mapping[str, int]) -> None:
 
 
 # Ops whose result is a view of their operand whatever its layout. A reshape may copy.
-_VIEWS = frozenset("broadcast_to permute flip slice barrier stop_gradient".split())
+_VIEWS = frozenset(["broadcast_to", "permute", "flip", "slice", "barrier", "stop_gradient"])
 
 
 def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 
 from stagekit import tree
 from stagekit.eager.interpreter import as_array
-from stagekit.errors import ArtifactError, ExportError
+from stagekit.errors import ArtifactError, ExportError, StagekitWarning
 from stagekit.export.artifact import write_artifact
 from stagekit.export.format import Exported, Known, Program
 from stagekit.export.structure import (
@@ -31,7 +32,7 @@ from stagekit.export.structure import (
 )
 from stagekit.graph import Graph
 from stagekit.node import Node, reachable
-from stagekit.source import Location, here
+from stagekit.source import Location, here, stack_level
 from stagekit.staged import Bound, Function, TensorSpec, function
 from stagekit.staging.trace import Entry, Output
 from stagekit.symbolic import Expr, Formula
@@ -124,8 +125,12 @@ def _export(name: str, fn: Any, specs: tuple[Any, ...], store: _Store) -> Export
     staged = staged.__func__ if isinstance(staged, Bound) else staged
     given = staged._binding.bind(*own, *specs)
     arguments = {k: v if k in staged._static else tree.map(_as_spec, v) for k, v in given.items()}
-    entry = staged._entry_of(arguments)
-    _require_pure(name, entry)
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always", StagekitWarning)
+        entry = staged._entry_of(arguments)
+    _require_pure(name, entry)  # refuses most of what a trace warns of
+    for notice in notices:
+        warnings.warn(notice.message, stacklevel=stack_level())
     cells = _cells(entry, arguments, staged)
     return _Packer(name, entry, cells, store).exported(_parameters(name, staged, arguments))
 
