@@ -19,7 +19,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BOUNDARY = ROOT / "docs" / "boundary.md"
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"`([\w./-]+\.(?:py|md|pyi|txt|toml|yml)|[\w.-]+/)`")
+_FILE = re.compile(r"`([\w./-]+\.(?:py|md|pyi|txt|toml)(?:::\w+)?|[\w./-]+/)`")
 _LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -52,10 +52,13 @@ def anchor(heading: str) -> str:
 
 
 def fault(document: Path, name: str) -> str | None:
-    """Why a file that a document names is none of the project's; None if it is."""
-    places = (ROOT, document.parent, ROOT / "stagekit", ROOT / "tests")
-    found = any((place / name).exists() for place in places)
-    return None if found else f"{document.name} names {name}, which does not exist"
+    """Why a file or test that a document names is none of the project's; None if it is."""
+    file, _, test = name.partition("::")
+    places = [ROOT / file, ROOT / "stagekit" / file]
+    found = [place for place in places if place.exists()]
+    if found and (not test or f"def {test}(" in found[0].read_text(encoding="utf-8")):
+        return None
+    return f"{document.name} names {name}, which does not exist"
 
 
 # ----- all documents ------------------------------------------------------------------------------
@@ -70,6 +73,8 @@ def test_files_named_in_documents_exist(document: Path) -> None:
 def test_a_name_of_no_file_is_a_fault() -> None:
     assert fault(BOUNDARY, "stagekit/op.py") is None
     assert fault(BOUNDARY, "stagekit/opp.py") is not None
+    assert fault(BOUNDARY, "tests/test_ops.py::test_every_op_stands_in_the_table_once") is None
+    assert fault(BOUNDARY, "tests/test_ops.py::test_nothing") is not None
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
@@ -94,6 +99,17 @@ def test_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     namespace: dict[str, Any] = {"__name__": "document"}
     for block in blocks(document):
         block.run(namespace)
+
+
+def test_the_picture_of_the_floors_shows_every_file() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"```text\n(.*?)```", page.split("## The way of a call")[0], re.DOTALL)
+    shown = set(re.findall(r"[\w/]+\.py", picture))
+    files = {p.relative_to(ROOT / "stagekit").as_posix() for p in ROOT.glob("stagekit/**/*.py")}
+    folders = re.findall(r"([\w/]+/) ", picture)
+    missing = {f for f in files - shown if not f.startswith(tuple(folders))}
+    assert {f for f in missing if not f.endswith("__init__.py")} == set()
+    assert shown <= files
 
 
 # ----- docs/boundary.md ---------------------------------------------------------------------------
