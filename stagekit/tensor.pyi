@@ -27,6 +27,7 @@ class _At(Protocol):
 class Tensor(Cell):
     __array_priority__: int
 
+    def __init__(self, value: Any) -> None: ...
     @property
     def dtype(self) -> DType: ...
     @property

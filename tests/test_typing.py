@@ -294,6 +294,17 @@ def test_the_other_names_of_the_tensor_stub_are_there() -> None:
     assert public == set(TENSOR)
 
 
+def test_the_stub_of_export_names_what_it_names() -> None:
+    found = stub("export/__init__.pyi")
+    assert sorted(found) == sorted(sk.export.__all__)
+    for name, node in found.items():
+        assert isinstance(node, ast.ImportFrom) and node.module is not None
+        if node.module == "stagekit.export":
+            assert getattr(sk.export, name) is import_module(f"stagekit.export.{name}")
+        else:
+            assert getattr(sk.export, name) is getattr(import_module(node.module), name)
+
+
 def test_staged_functions_have_the_members_of_their_stub() -> None:
     body = ast.parse((ROOT / "stagekit/__init__.pyi").read_text(encoding="utf-8")).body
     node = next(n for n in body if isinstance(n, ast.ClassDef) and n.name == "_Function")

@@ -58,6 +58,7 @@ def main(path: str) -> float:
     second: Any = sk.hessian(lambda t: (t**3).sum())(first)
     sk.save(path, {"layer": layer, "graph": str(graph), "rows": rows * columns})
     state: dict[str, Any] = sk.load(path)
+    sk.export.save(path, step.python_function, layer, sk.TensorSpec((4, 2)))
     with sk.device("cpu"), sk.no_retrace():
         again = step(layer, x, scale=0.5)
     values: tuple[sk.Tensor, ...] = (z, lowest, highest, slope, second, *pullback(out), *parts)
