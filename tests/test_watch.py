@@ -257,6 +257,65 @@ def test_only_the_entries_read_of_a_dictionary_are_guarded() -> None:
         "loop(config)",
         "gen(config)",
         "nested(config)",
+        "globals()['state']['lr']",
+        "globals()['config'].lr",
+        "ref().lr",
+        "C.value(config)",
+        "Static.helper(config)",
+        "Cls.make()",
+        "(lambda s=config: s.lr)()",
+        "0 < config.lr < 1",
+        "one(**{'v': config.lr})",
+        "two(**{'c': config})",
+        "two(*configs)",
+        "'%s' % config.lr",
+        "'{}'.format(config.lr)",
+        "{k: c.lr for k, c in table.items()}['c']",
+        "[c for c in configs if c.lr > 0]",
+        "any(c.lr for c in configs)",
+        "functools.reduce(lambda a, c: a + c.lr, configs, 0)",
+        "sorted(configs, key=lambda c: c.lr)",
+        "config.self.self.lr",
+        "swap(config, other)",
+        "tree(nest)",
+        "tries(config)",
+        "withs(config)",
+        "while_(config)",
+        "default_()",
+        "kwonly()",
+        "descr.value",
+        "sub.total()",
+        "method(config)",
+        "stack(config)",
+        "mapped(config)",
+        "(yield_(config)).send(None)",
+        "unpack(configs)",
+        "dispatch['lr'](config)",
+        "property_chain.link.link.lr",
+        "early(config)",
+        "recursive(config, 3)",
+        "Inner(config).read()",
+        "comp(config)",
+        "closure_over(config)()",
+        "iterate(Seq(configs))",
+        "sum(map(operator.attrgetter('lr'), configs))",
+        "bool(zero.lr)",
+        "set_then_get(config)",
+        "list_of_pairs[0][1].lr",
+        "[c.lr for _, c in list_of_pairs][0]",
+        "local_class(config)",
+        "slots_of_slots.inner.lr",
+        "frozen.lr",
+        "nt.c.lr",
+        "(n := config).lr",
+        "queue[-1].lr",
+        "ordered['c'].lr",
+        "user_list[0].lr",
+        "proxy['lr']",
+        "list(state.values())[2]",
+        "state.setdefault('lr', 3)",
+        "state.__getitem__('lr')",
+        "operator.getitem(state, 'lr')",
     ],
 )
 def test_no_read_is_missed(source: str) -> None:
@@ -317,8 +376,118 @@ def nested(c):
     return outer()()
 part = functools.partial(lambda c: c.lr, config)
 bound = config.scaled
+import weakref, types, collections
+ref = weakref.ref(config); config.self = config
+C.value = lambda self: self.lr
+class Static:
+    @staticmethod
+    def helper(c): return c.lr
+class Cls:
+    c = config
+    @classmethod
+    def make(cls): return cls.c.lr
+def swap(a, b):
+    for _ in range(3): a, b = b, a
+    return b.lr
+def tree(t):
+    if isinstance(t, dict): return {k: tree(v) for k, v in t.items()}
+    if isinstance(t, list): return [tree(v) for v in t]
+    return t.lr
+nest = {'a': [config], 'b': {'c': config}}
+def tries(c):
+    try:
+        raise ValueError
+    except ValueError:
+        v = c
+    return v.lr
+class Ctx:
+    def __init__(self, c): self.c = c
+    def __enter__(self): return self.c
+    def __exit__(self, *a): pass
+def withs(c):
+    with Ctx(c) as d: return d.lr
+def while_(c):
+    i = 0
+    while i < 3:
+        i += 1
+        if i == 2: d = c
+        else: d = other
+    return c.lr
+def default_(c=config): return c.lr
+def kwonly(*, c=config): return c.lr
+class Descr:
+    def __get__(self, obj, cls=None): return obj.c.lr
+class HasDescr:
+    value = Descr()
+    def __init__(self): self.c = config
+descr = HasDescr()
+class Base:
+    def total(self): return self.c.lr
+class Sub(Base):
+    def __init__(self): self.c = config
+    def total(self): return super().total()
+sub = Sub()
+def method(c): m = c.scaled; return m()
+def stack(c):
+    todo = [c]
+    while todo: last = todo.pop()
+    return last.lr
+def mapped(c):
+    d = {}
+    d['x'] = c
+    for k in d: return d[k].lr
+def yield_(c): yield c.lr
+def unpack(cs):
+    first, *rest = cs
+    return first.lr
+dispatch = {'lr': lambda c: c.lr}
+class Link:
+    def __init__(self, n): self._n = n
+    @property
+    def link(self): return self._n
+property_chain = Link(Link(config))
+def early(c):
+    if c is None: return 0
+    return c.lr
+def recursive(c, n): return c.lr if n == 0 else recursive(c, n - 1)
+class Inner:
+    def __init__(self, c): self.held = c
+    def read(self): return self.held.lr
+def comp(c): return [[d.lr for d in [c]] for _ in range(2)]
+def closure_over(c):
+    def inner(): return c.lr
+    return inner
+class Seq:
+    def __init__(self, items): self.items = items
+    def __len__(self): return len(self.items)
+    def __getitem__(self, i): return self.items[i]
+def iterate(s): return sum(c.lr for c in s)
+zero = config
+def set_then_get(c):
+    h = SimpleNamespace()
+    h.one = SimpleNamespace()
+    h.one.two = c
+    return h.one.two.lr
+list_of_pairs = [(1, config)]
+def local_class(c):
+    class L:
+        held = c
+    return L.held.lr
+class Slots:
+    __slots__ = ('inner',)
+slots_of_slots = Slots(); slots_of_slots.inner = config
+@dataclasses.dataclass
+class Frozen:
+    c: object
+    @property
+    def lr(self): return self.c.lr
+frozen = Frozen(config)
+nt = collections.namedtuple('NT', 'c')(config); queue = collections.deque([config])
+ordered = collections.OrderedDict(c=config); user_list = collections.UserList([config])
+proxy = types.MappingProxyType(state)
 """
     m = program(preamble + f"def f(x): return {source}\n")
+    m.f(1)  # so that nothing is written for the first time
     watch = watched(m.f, 1)
     check = compile_guards(watch.guards())
     assert check({"x": 1}) == -1 and not watch.effects()
@@ -434,7 +603,8 @@ cached = Cached(); _cached_lr = 1
 def reach(node):
     while node.next is not None: node = node.next
     return node.lr
-chain = types.SimpleNamespace(next=types.SimpleNamespace(next=types.SimpleNamespace(next=None, lr=1)))
+S3 = types.SimpleNamespace(next=None, lr=1)
+chain = types.SimpleNamespace(next=types.SimpleNamespace(next=S3))
 class Series:
     def __init__(self): self.inner = [types.SimpleNamespace(lr=1)]
     def __iter__(self): yield from self.inner
@@ -710,7 +880,8 @@ c = C(); cs = [C()]
 
 
 def test_changed_says_what_was_and_what_is() -> None:
-    m = program("lr = 0.1; c = {'k': 1}; act = len\ndef f(x): return lr, c['k'], act(x), c.get('z')\n")
+    body = "return lr, c['k'], act(x), c.get('z')"
+    m = program(f"lr = 0.1; c = {{'k': 1}}; act = len\ndef f(x): {body}\n")
     watch = watched(m.f, "text")
     m.lr, m.act, m.c = 0.2, print, {"k": 2, "z": 1}
     assert [g.changed({}) for g in watch.guards()] == [
@@ -913,7 +1084,8 @@ def here(act: str) -> int:
     source = inspect.getsource(test_each_effect_names_its_line)
     body = source[source.index('f"""') + 4 :].splitlines()
     marks = [i for i, line in enumerate(body) if line.endswith(f"# here: {act}")]
-    return 1 + (marks or [i for i, line in enumerate(body) if line.endswith("# here: otherwise")])[0]
+    others = [i for i, line in enumerate(body) if line.endswith("# here: otherwise")]
+    return 1 + (marks or others)[0]
 
 
 @pytest.mark.parametrize(

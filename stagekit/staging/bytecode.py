@@ -109,7 +109,7 @@ class _Machine:
         self.instructions = list(listing)
         self.handlers = list(getattr(listing, "exception_entries", ()))
         self.position = {i.offset: n for n, i in enumerate(self.instructions)}
-        self.leaders = {0} | {e.target for e in self.handlers}
+        self.leaders = {0} | {e.target for e in self.handlers} | {e.start for e in self.handlers}
         jumps = (i.argval for i in self.instructions if i.opcode in _JUMPS)
         self.leaders.update(jumps)
         self.reads: dict[tuple[Expr, str, Value], tuple[int, int]] = {}
@@ -295,6 +295,8 @@ class _Machine:
                 out |= self.attr(frozenset([expr[1]]), key[2])
             elif tag == "const":
                 out |= const_item(expr[2], key)
+            elif tag == "globals" and key[:2] == ("const", str):
+                out.add(("global", key[2]))
             elif tag == "wild":
                 out |= {("item", WILD, key), WILD} if key[:2] == ("const", str) else ANY
             elif tag != "slice":

@@ -18,7 +18,7 @@ class Machine(Protocol):
 
     parameters: tuple[str, ...]
 
-    def read(self, value: Value, use: str) -> Value: ...
+    def read(self, value: Value, use: str, callee: Value = ...) -> Value: ...
     def write(self, kind: str, bases: Value, names: Iterable[object]) -> None: ...
     def keep(self, value: Value) -> None: ...
     def attr(self, value: Value, name: str) -> Value: ...
@@ -27,6 +27,11 @@ class Machine(Protocol):
 
 
 Model = Callable[[Machine, Expr, "list[Value]", "list[Value]"], Value]
+
+
+def _passed(m: Machine, value: Value, function: Value) -> Value:
+    """The elements of `value`, each of which is passed to a function."""
+    return m.read(m.each(m.read(value, "deep")), "escape", function)
 
 
 def _len(m: Machine, _: Expr, args: list[Value], __: list[Value]) -> Value:
@@ -45,6 +50,10 @@ def _nothing(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Valu
     return NEW
 
 
+def _globals(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
+    return frozenset([("globals",)])
+
+
 def _identity(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in args:
         m.read(value, "compare")
@@ -59,12 +68,16 @@ def _collect(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Valu
 
 
 def _sorted(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
+    for function in every[1:]:
+        _passed(m, args[0], function)
     return m.read(args[0], "deep") if args else NEW
 
 
 def _pick(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in args:
         m.read(value, "deep")
+    for function in every[len(args) :]:
+        _passed(m, bounded(EMPTY.union(*args)), function)
     return m.each(args[0]) if len(args) == 1 else bounded(EMPTY.union(*args))
 
 
@@ -87,12 +100,15 @@ def _zip(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
 
 
 def _filter(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
-    return m.read(args[1], "deep") if len(args) > 1 else NEW
+    if len(args) < 2:
+        return NEW
+    _passed(m, args[1], args[0])
+    return args[1]
 
 
 def _map(m: Machine, callee: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in args[1:]:
-        m.keep(m.each(m.read(value, "deep")))
+        m.keep(_passed(m, value, args[0]))
     return frozenset([("bag", ANY)])
 
 
@@ -175,15 +191,20 @@ def _store(m: Machine, callee: Expr, args: list[Value], every: list[Value]) -> V
     return frozenset([("result", callee), FRESH])
 
 
+def _setdefault(m: Machine, callee: Expr, args: list[Value], every: list[Value]) -> Value:
+    return bounded(_get(m, callee, args, every) | _store(m, callee, args, every))
+
+
 _FUNCTIONS: dict[str, Model] = {
     **dict.fromkeys(["len"], _len),
     **dict.fromkeys(["list", "tuple", "iter", "reversed", "deque"], _collect),
     **dict.fromkeys(["sorted", "set", "frozenset"], _sorted),
     **dict.fromkeys(["min", "max"], _pick),
-    **dict.fromkeys(["range", "isinstance", "issubclass", "callable", "globals"], _nothing),
+    **dict.fromkeys(["range", "isinstance", "issubclass", "callable"], _nothing),
     **dict.fromkeys(["sum", "any", "all", "str", "repr", "print", "int", "float", "bool"], _plain),
     **dict.fromkeys(["abs", "round", "dict", "bytes", "format", "slice", "complex"], _plain),
     **dict.fromkeys(["id", "hash"], _identity),
+    "globals": _globals,
     "next": _next,
     "enumerate": _enumerate,
     "zip": _zip,
@@ -202,7 +223,8 @@ _METHODS: dict[str, Model] = {
     **dict.fromkeys(["get", "pop", "__getitem__"], _get),
     **dict.fromkeys(["popitem", "popleft"], _popitem),
     **dict.fromkeys(["append", "appendleft", "extend", "extendleft", "insert", "add"], _store),
-    **dict.fromkeys(["update", "setdefault"], _store),
+    "update": _store,
+    "setdefault": _setdefault,
     **dict.fromkeys(["copy", "keys"], _same),
     "items": _items,
     "values": _values,

@@ -38,10 +38,18 @@ KEYS = SCALARS | {tuple}
 _SET_LIKE = (set, frozenset)
 _GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 OPEN = frozenset(["SimpleNamespace", "Namespace", "UserDict", "UserList", "ChainMap", "Random"])
-_REDUCIBLE = tuple(
-    type(i)
-    for i in (iter([]), reversed([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set()))
-) + (type(iter({}.values())), type(iter({}.items())), enumerate, zip, map, filter)
+
+
+class _Indexed:
+    """Iterated by index: its iterators have the type of iterators over the user's sequences."""
+
+    def __getitem__(self, index: int) -> int:
+        raise IndexError(index)
+
+
+_ITERATORS = [iter([]), reversed([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set())]
+_ITERATORS += [iter({}.values()), iter({}.items()), iter(_Indexed())]
+_REDUCIBLE = frozenset([*map(type, _ITERATORS), enumerate, zip, map, filter])
 
 
 class Node:
@@ -411,5 +419,3 @@ def _key(key: Any) -> Any:
 
 def _has_scalar(value: Any, before: tuple[Any, ...]) -> bool:
     return type(value) in SCALARS and any(same_value(value, v) for v in before)
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import operator
 import types
 import weakref
 from collections import OrderedDict, deque, namedtuple
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ABSENT = (LookupError, AttributeError)
-Step = tuple[str, Any]  # (".", name) or ("[]", key)
+Step = tuple[str, Any]  # (".", name), ("[]", key) or ("()", None): what a weak reference refers to
 Arguments = Mapping[str, object]
 
 SCALARS = frozenset([bool, int, float, complex, str, bytes, type(None)])
@@ -66,7 +67,7 @@ def peek(obj: object, name: str) -> Any:
         found = types.ModuleType.__getattribute__(obj, "__dict__").get(name, MISSING)
     elif issubclass(cls, type):
         found = in_classes(type.__dict__["__mro__"].__get__(obj), name)
-        found = _class_special(obj, name) if found is MISSING else _unwrap(found)
+        found = _class_special(obj, name) if found is MISSING else unwrap(found)
     else:
         found = _peek_instance(obj, cls, name)
     if found is MISSING:
@@ -96,10 +97,11 @@ def _peek_instance(obj: object, cls: type, name: str) -> Any:
     own = instance_dict(obj)
     if own is not None and name in own:
         return own[name]
-    return MISSING if found is MISSING else _unwrap(found)
+    return MISSING if found is MISSING else unwrap(found)
 
 
-def _unwrap(found: Any) -> Any:
+def unwrap(found: Any) -> Any:
+    """What a class attribute gives when it is read from the class; MISSING if code would run."""
     if type(found) in (staticmethod, classmethod):
         return found.__func__
     if type(found) in _PLAIN_DESCRIPTORS or in_classes(type(found).__mro__, "__get__") is MISSING:
@@ -128,6 +130,17 @@ def pick(obj: Any, key: Any) -> Any:
     if cls is types.MappingProxyType:
         return obj[key]
     raise LookupError(key)
+
+
+def referent(obj: Any, _: object = None) -> Any:
+    """What a weak reference refers to; LookupError when it is gone."""
+    found = obj() if type(obj) is weakref.ref else None
+    if found is None:
+        raise LookupError("no live weak reference")
+    return found
+
+
+_STEPS: dict[str, Callable[[Any, Any], Any]] = {".": peek, "[]": pick, "()": referent}
 
 
 def size(obj: Any) -> int:
@@ -190,7 +203,8 @@ class Path:
     @property
     def notation(self) -> str:
         """The path as the user would write it: `model.layers[1].w`."""
-        steps = (f".{k}" if how == "." else f"[{_key_text(k)}]" for how, k in self.steps)
+        forms = {".": ".{}", "[]": "[{}]", "()": "()"}
+        steps = (forms[how].format(k if how == "." else _key_text(k)) for how, k in self.steps)
         return self.name + "".join(steps)
 
     def attr(self, name: str) -> Path:
@@ -199,11 +213,14 @@ class Path:
     def item(self, key: object) -> Path:
         return Path(self.kind, self.name, self.holder, (*self.steps, ("[]", key)))
 
+    def call(self) -> Path:
+        return Path(self.kind, self.name, self.holder, (*self.steps, ("()", None)))
+
     def read(self, arguments: Arguments) -> object:
         """The object the path leads to now; LookupError or AttributeError when there is none."""
         obj = self.start(arguments)
         for how, key in self.steps:
-            obj = peek(obj, key) if how == "." else pick(obj, key)
+            obj = _STEPS[how](obj, key)
         return obj
 
     def start(self, arguments: Arguments) -> Any:
@@ -414,10 +431,10 @@ class _Writer:
     """Writes the source of the check; every constant is bound by a name made here."""
 
     def __init__(self, slow: Callable[[Arguments], int]) -> None:
-        self.bound: dict[str, Any] = {"slow": slow, "peek": peek, "pick": pick, "size": size}
+        self.bound: dict[str, Any] = {"slow": slow, "peek": peek, "referent": referent}
         self.bound["PLAIN"] = frozenset([dict, list, tuple, OrderedDict, deque])
         self.bound["GONE"] = (*ABSENT, ValueError, TypeError)
-        self.bound |= {"holds": Guard.holds}
+        self.bound |= {"holds": Guard.holds, "same": operator.is_}
         self.lines: list[str] = []
         self.count = 0
 
@@ -453,6 +470,18 @@ class _Writer:
         for after in place.after.values():
             self._by_method(after)
 
+    def _presence(self, v: str, how: str, key: Any, known: Guard | None, place: _Place) -> None:
+        """Whether an entry or attribute exists."""
+        alone = len(place.guards) == 1 and not place.after
+        cls: Any = known.value() if known is not None and known.kind == "type" else None
+        there = "not in" if place.guards[0].value else "in"
+        if alone and how == "[]" and type(key) is str:
+            self.require(f"type({v}) is dict and {self.constant(key)} {there} {v}")
+        elif alone and cls is not None and _is_plain(cls, key) and key.isidentifier():
+            self.require(f"hasattr({v}, {key!r}) is {not place.guards[0].value}")
+        else:
+            self._by_method(place)
+
     def place(self, v: str, place: _Place) -> None:
         for guard in place.guards:
             self.guard(v, guard)
@@ -460,12 +489,14 @@ class _Writer:
         checked = False
         for (how, key, _), after in place.after.items():
             if any(g.kind == "missing" for g in after.guards):
-                self._by_method(after)
+                self._presence(v, how, key, known, after)
             elif how == "." and _is_method(known, key, after):
                 held = self._held(after.guards[0].value)
                 self.require(f"getattr({v}.{key}, '__func__', None) is {held}")
             elif how == ".":
                 self.place(self.variable(self.attribute(v, key, known)), after)
+            elif how == "()":
+                self.place(self.variable(f"referent({v})"), after)
             else:
                 if not checked:
                     self.require(f"type({v}) in PLAIN")
@@ -495,10 +526,25 @@ class _Writer:
             self.require(f"{v} is None")
         elif kind in ("number", "string"):
             self._scalar(v, value)
-        elif kind == "length":
-            self.require(f"size({v}) == {value}")
+        elif kind in ("length", "empty", "keys", "tuple"):
+            self._container(v, guard)
         else:
             self.require(f"holds({self.constant(guard)}, a)")
+
+    def _container(self, v: str, guard: Guard) -> None:
+        """The quick test of an ordinary container, and `holds` where that says no."""
+        quick = f"type({v}) in PLAIN and len({v}) == {guard.value}"
+        if guard.kind == "empty":
+            quick = f"type({v}) in PLAIN and (not {v}) is {guard.value}"
+        elif guard.kind == "keys":
+            names = all(type(key) is str for key in guard.value)
+            quick = f"type({v}) is dict and (*{v},) == {self.constant(guard.value)}"
+            quick = quick if names and type(guard.value) is tuple else "False"
+        elif guard.kind == "tuple" and type(guard.value) in (list, tuple):
+            kind, value = type(guard.value).__name__, self.constant(guard.value)
+            quick = f"type({v}) is {kind} and len({v}) == {len(guard.value)}"
+            quick += f" and all(map(same, {v}, {value}))"
+        self.require(f"({quick}) or holds({self.constant(guard)}, a)")
 
     def _held(self, value: Callable[[], object]) -> str:
         name = self.constant(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import sys
 import types
+import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from .paths import (
     instance_dict,
     peek,
     pick,
+    unwrap,
 )
 from .symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 
@@ -110,6 +112,7 @@ class Reader:
         self.lines: dict[Any, Site] = {}  # where an object, or its attribute, was first read
         self.advanced: dict[int, tuple[Any, Path, Site]] = {}  # iterators whose state is hidden
         self.returned: dict[int, tuple[types.CodeType, dict[int, Any]]] = {}
+        self.drawn: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # what iterators iterate over
         self.waiting: dict[Any, tuple[Read, Env]] = {}
         self.unsettled = False  # a chain goes through what a user function will return
 
@@ -271,6 +274,10 @@ class Reader:
     def _results(self, expr: Expr, env: Env) -> list[tuple[Place, bool]]:
         """What user functions that this call may have entered returned; True: as a generator."""
         callees = self.evaluate(expr[1], env)
+        weak = [c for c in callees if type(c.obj) is weakref.ref and c.obj() is not None]
+        if weak:
+            paths = [None if c.path is None else c.path.call() for c in weak]
+            return [(Place(c.obj(), path), False) for c, path in zip(weak, paths)]
         codes = {id(c) for c in map(self.code_of, callees) if c is not None}
         if callees and not codes:
             return []
@@ -346,6 +353,10 @@ class Reader:
         node, now = self._node(base), self._now(base.obj, name)
         if node is not None and node.attrs is not None and name in node.attrs:
             before = node.attrs[name]
+            if issubclass(type(base.obj), type):
+                before = unwrap(before)
+            if before is MISSING:
+                return self._computed(node.attrs[name])
             moved = [self.by_identity(v) for v in now if v is not before]
             found = self._child(base, before, path)
             return [found, *(p for p in moved if p.path is not None)]
@@ -444,7 +455,8 @@ class Reader:
         """What an iterator, a generator or an iterable object of the user gives."""
         if type(obj) is types.GeneratorType:
             return self._given_by(obj.gi_code)
-        inner = [self.elements(self.by_identity(source)) for source in sources(obj)]
+        known = self.drawn.setdefault(id(obj), (obj, sources(obj)))[1]  # before it is exhausted
+        inner = [self.elements(self.by_identity(source)) for source in known]
         if type(obj) is zip or type(obj) is enumerate:
             columns = inner if type(obj) is zip else [[Place(None)] * len(inner[0]), inner[0]]
             rows = zip(*columns)
@@ -530,9 +542,9 @@ class Reader:
             paths = self.tensors.setdefault(id(obj), [])
             if place.path not in paths:
                 paths.append(place.path)  # type: ignore[arg-type]
-        elif self.is_traced(obj):
+        elif self.is_traced(obj) or self.is_number(obj):
             return
-        elif self.is_number(obj) or cls is range:
+        elif cls is range or _is_numpy_scalar(obj):
             self.guard(place, "number", obj)
         elif cls is tuple and self._is_scalars(place):
             self.guard(place, "tuple", obj)
@@ -587,7 +599,7 @@ class Reader:
             return
         if _is_container(place.obj):
             self.guard(place, "type", hold(type(place.obj)))
-        elif not self.outer.is_tensor(place.obj):
+        elif not self.outer.is_tensor(place.obj) and not self.is_number(place.obj):
             self.guard(place, "identity", hold(place.obj))
 
     def _use_compare(self, place: Place, read: Read, env: Env) -> None:
@@ -596,7 +608,7 @@ class Reader:
         equality = in_classes(type(place.obj).__mro__, "__eq__")
         if _is_container(place.obj):
             self.deep(place)
-        elif type(equality) is not types.FunctionType and not self.is_number(place.obj):
+        elif type(equality) is not types.FunctionType and not _is_numpy_scalar(place.obj):
             self._use_same(place, read, env)
 
     def _use_deep(self, place: Place, read: Read, env: Env) -> None:
@@ -675,6 +687,11 @@ def _maker(callee: Expr) -> Expr:
 
 def _is_code(obj: object) -> bool:
     return issubclass(type(obj), (types.FunctionType, types.BuiltinFunctionType, type))
+
+
+def _is_numpy_scalar(obj: object) -> bool:
+    generic = getattr(sys.modules.get("numpy"), "generic", None)
+    return generic is not None and issubclass(type(obj), generic)
 
 
 def _hides_progress(obj: object) -> bool:

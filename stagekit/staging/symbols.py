@@ -139,5 +139,3 @@ def const_each(value: object) -> Value:
     if not isinstance(value, tuple):
         return NEW
     return bounded(EMPTY.union(*(constant(v) for v in value[:MAX_ALTERNATIVES]))) or NEW
-
-

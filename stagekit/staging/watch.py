@@ -12,12 +12,14 @@ import builtins
 import datetime
 import gc
 import io
+import logging
 import os
 import random
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -34,9 +36,7 @@ _LIST_METHODS = "append extend insert pop remove clear sort reverse"
 _SET_METHODS = "add discard update difference_update intersection_update"
 _DICT_METHODS = "setdefault popitem move_to_end __setitem__ __delitem__ __iadd__ __ior__"
 _DEQUE_METHODS = "appendleft extendleft popleft rotate symmetric_difference_update __setattr__"
-_MUTATORS = frozenset(
-    f"{_LIST_METHODS} {_SET_METHODS} {_DICT_METHODS} {_DEQUE_METHODS}".split()
-)
+_MUTATORS = frozenset(f"{_LIST_METHODS} {_SET_METHODS} {_DICT_METHODS} {_DEQUE_METHODS}".split())
 _CLOCKS = (
     *("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime"),
     *("sleep", "localtime", "gmtime", "ctime", "asctime", "strftime"),
@@ -90,9 +90,10 @@ class Watch:
     """Watches one call of `fn`.
 
     `arguments` maps parameter names to the objects bound for this call. `is_tensor` names the
-    leaves that the tracer binds by path, `is_number` scalars beyond Python's own, `is_traced` what
-    must not outlive the trace, `internal` the framework's own files, `is_tree` the argument
-    objects whose structure and scalars the signature compares (they get no guards).
+    leaves that the tracer binds by path, `is_number` numbers that the tracer follows by itself,
+    `is_traced` what must not outlive the trace, `internal` the framework's own files, `is_tree`
+    the argument objects whose structure and scalars the signature compares (they get no guards),
+    `opaque` the arguments it compares as a whole whatever they are.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Watch:
         is_traced: Callable[[object], bool] = _never,
         internal: Callable[[str], bool] = _never,
         is_tree: Callable[[object], bool] = is_tree,
+        opaque: Collection[str] = ("self",),
     ) -> None:
         self._origin = Origin(internal)
         self._outer = Outer(is_tensor, is_tree, self._origin.cls)
@@ -113,6 +115,7 @@ class Watch:
         self._is_tensor, self._is_traced = is_tensor, is_traced
         self._code = _code_of(fn)
         self._arguments = dict(arguments)
+        self._muted: types.FrameType | None = None  # inside print and the like nothing is looked at
         self._plans: dict[int, _Plan] = {}
         self._alive: list[Any] = []  # what `seen` knows by id
         self._leaves: set[Any] = set(SCALARS)
@@ -124,7 +127,7 @@ class Watch:
         self._guards: tuple[Guard, ...] = ()
         self._outer.index(fn)
         for name, value in self._arguments.items():
-            self._outer.add(value, Path("argument", name), keyed=True)
+            self._outer.add(value, Path("argument", name), keyed=name not in opaque)
 
     # ------------------------------------------------------------------ what was seen
 
@@ -170,7 +173,10 @@ class Watch:
         self._before(frame, event, arg)
 
     def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
-        if event == "call":
+        if self._muted is not None:
+            if frame is self._muted and event in ("c_return", "c_exception", "return"):
+                self._muted = None
+        elif event == "call":
             plan = self._plans.get(id(frame.f_code))
             if plan is None:
                 plan = self._plan(frame)
@@ -189,6 +195,7 @@ class Watch:
             file.startswith("<") and self._origin.generated(file, frame.f_globals)
         )
         plan = self._plans[id(code)] = _Plan(code, user=not foreign)
+        plan.done = not plan.user and code not in _LOGGING
         if plan.user:
             found = scan(code)
             plan.start, plan.generator = found.start, bool(code.co_flags & _GENERATOR)
@@ -200,13 +207,18 @@ class Watch:
             names = {e[1] for e in roots if e[0] in ("local", "free")}
             plan.names = tuple(sorted(names.union(code.co_freevars) - {"__class__"}))
             plan.keys = frozenset(n for r in plan.local[0] for n in _key_names(r.expr))
-            plan.done = False
             self._name_stores(plan, found.writes)
             for child in constants(code):
                 self._nested.setdefault(id(child), {})
         return plan
 
     def _enter(self, frame: types.FrameType, plan: _Plan) -> None:
+        if not plan.user:
+            self._act(frame.f_back, "print", f"logging.{plan.code.co_name}")
+            self._muted = frame
+            return
+        if frame.f_back is not None and frame.f_back.f_code.co_filename in _IMPORT:
+            return  # the body of a module that the call imports
         if plan.generator:
             self._resumed(frame, plan)
         if id(frame.f_globals) not in plan.seen:
@@ -306,17 +318,20 @@ class Watch:
         act = _ACTS.get(function)
         if act is not None:
             self._act(frame, *act)
+            self._muted = frame
             return
         receiver = getattr(function, "__self__", None)
-        if id(receiver) in self._nodes and function.__name__ in _MUTATORS:
+        if receiver is sys.stdout or receiver is sys.stderr:
+            self._act(frame, "print", f"sys.stdout.{function.__name__}")
+        elif id(receiver) in self._nodes and function.__name__ in _MUTATORS:
             if id(receiver) not in self._calls:
                 self._calls[id(receiver)] = function.__name__, self._site(frame)
         elif type(receiver) is random.Random and id(receiver) not in self._calls:
             self._calls[id(receiver)] = function.__name__, self._site(frame)
 
-    def _act(self, frame: types.FrameType, kind: str, name: str) -> None:
+    def _act(self, frame: types.FrameType | None, kind: str, name: str) -> None:
         """A builtin with an effect was called: by the user, or for the user by pathlib."""
-        near: types.FrameType | None = frame
+        near = frame
         while near is not None and near.f_globals.get("__name__", "").startswith("pathlib"):
             near = near.f_back
         if near is not None and not self._origin.file(near.f_code.co_filename):
@@ -505,11 +520,18 @@ def _global_states() -> dict[str, object]:
     return states
 
 
+_IMPORT = frozenset(["<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"])
+_LOGGING = frozenset(
+    getattr(owner, name).__code__
+    for owner in (logging, logging.Logger)
+    for name in ("debug", "info", "warning", "error", "critical", "exception", "log")
+)
 _STORES = {"attribute": ("attr",), "mutation": ("item", "inplace"), "global": ("global", "attr")}
 
 _ACTS: dict[Any, tuple[str, str]] = {
     builtins.print: ("print", "print"),
     builtins.input: ("input", "input"),
+    warnings.warn: ("print", "warnings.warn"),
     io.open: ("open", "open"),
     os.urandom: ("random", "os.urandom"),
     datetime.datetime.now: ("time", "datetime.now"),
