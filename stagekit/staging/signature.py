@@ -105,9 +105,6 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
         if name in static:
             key.append((type(value), _static_key(value, name)))
             continue
-        if _is_array(value):
-            value = _as_cell(value)
-            arguments = {**arguments, name: value}
         kind = type(value)
         if kind is Tensor or kind is Variable:
             leaves: Sequence[Any] = (value,)
@@ -115,6 +112,9 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
             key.append(kind)
             numbers.append(value)
             continue
+        elif _is_array(value):
+            leaves = (_as_cell(value),)
+            arguments = {**arguments, name: leaves[0]}
         else:
             leaves, spec = tree.flatten(value)
             key.append(spec)
