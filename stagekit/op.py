@@ -76,6 +76,10 @@ class Interpreter(ABC):
     def created(self, cell: Any) -> None:
         """Told of each cell that is made to hold a value of this interpreter for long."""
 
+    def differentiates(self, cell: Any) -> bool:
+        """Whether a derivative flows through what the cell holds."""
+        return False
+
     def serial(self) -> int:
         """A number that tells one barrier from another in a graph."""
         return 0
@@ -299,6 +303,9 @@ class Over(Interpreter):
     def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
         return self.below.leave(cell, why)
 
+    def differentiates(self, cell: Any) -> bool:
+        return self.below.differentiates(cell)
+
     def shape(self, cell: Any) -> tuple[Any, ...]:
         return self.below.shape(cell)
 
@@ -325,6 +332,9 @@ class Overlay(Over):
 
     def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
         return self.below.leave(self._seen(cell), why)
+
+    def differentiates(self, cell: Any) -> bool:
+        return self.below.differentiates(self._seen(cell))
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return self.below.apply(op, tuple([self._seen(a) for a in args]), attrs)

@@ -75,20 +75,22 @@ class Record(NamedTuple):
         if ct is None:
             return
         if self.line is None:
-            self._share(ct, cts)
+            self._share(ct, cts.known, cts.useful)
         else:
             with attributed(self.line):
-                self._share(ct, cts)
+                self._share(ct, cts.known, cts.useful)
 
-    def _share(self, ct: Any, cts: Cotangents) -> None:
+    def _share(self, ct: Any, known: dict[int, Any], useful: set[int]) -> None:
         op, inputs, out, attrs, _ = self
-        assert op.vjp is not None
-        result, cells = Tensor(out), [Tensor(value) for value in inputs]
+        rule, result, cells = op.vjp, Tensor(out), [Tensor(value) for value in inputs]
+        assert rule is not None
         for i, value in enumerate(inputs):
-            if id(value) in cts.useful:
-                share = op.vjp(i, ct, result, cells, attrs)
+            key = id(value)
+            if key in useful:
+                share = rule(i, ct, result, cells, attrs)
                 if share is not None:
-                    cts.add(value, share)
+                    so_far = known.get(key)
+                    known[key] = share if so_far is None else so_far + share
 
 
 @dataclass(slots=True)
@@ -189,6 +191,10 @@ class Tape(Over):
         if type(cell) is Variable and self.recording:
             self._count(cell, value)
         return value
+
+    def differentiates(self, cell: Any) -> bool:
+        known = self.recording and id(self.below.read(cell)) in self.values
+        return known or self.below.differentiates(cell)
 
     def write(self, cell: Any, value: Any) -> None:
         """A Variable takes a value of its own: an assignment is not differentiated."""
@@ -321,6 +327,10 @@ class Dual(Over):
         self.tangents[id(value)] = (value, tangent)
         if type(cell) is Variable:
             self.variables[id(cell)] = (cell, tangent)
+
+    def differentiates(self, cell: Any) -> bool:
+        known = id(self.below.read(cell)) in self.tangents
+        return known or self.below.differentiates(cell)
 
     def write(self, cell: Any, value: Any) -> None:
         """A Variable takes a value of its own: an assignment is not differentiated."""

@@ -5,16 +5,24 @@ A test holds this list against `tensor.pyi` and against every dunder of Python's
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, DTypeError, ShapeError, hide_frames
+from stagekit.errors import (
+    ArgumentError,
+    DTypeError,
+    ShapeError,
+    StagekitWarning,
+    TraceError,
+    hide_frames,
+)
 from stagekit.op import Cell, current, weak_type
 from stagekit.placement import as_device
-from stagekit.source import here
+from stagekit.source import here, stack_level
 from stagekit.symbolic import Dim
 from stagekit.tensor import Tensor, Variable, describe, own
 from stagekit.types import shape_text
@@ -228,9 +236,8 @@ def _assign_sub(self: Any, value: Any) -> None:
     _assign(self, ops.astype(self - value, self.dtype, copy=False))
 
 
-Variable.assign = _assign  # type: ignore[attr-defined]
-Variable.assign_add = _assign_add  # type: ignore[attr-defined]
-Variable.assign_sub = _assign_sub  # type: ignore[attr-defined]
+for _method_of_variable in (_assign, _assign_add, _assign_sub):
+    setattr(Variable, _method_of_variable.__name__.removeprefix("_"), _method_of_variable)
 
 # ----- ways out: every one goes through `ops.on_host` ---------------------------------------------
 
@@ -245,6 +252,18 @@ def _item(self: Any) -> Any:
     return ops.scalar(self, "item()")
 
 
+def _float(self: Any) -> float:
+    """The one element; also what `math.exp(x)` takes, where a derivative would end unseen."""
+    if current().differentiates(self):
+        warnings.warn(
+            f"float() of a tensor ({describe(self)}) whose derivative is taken: none flows through "
+            "it. Use an op of stagekit; for the plain value, x.item().",
+            StagekitWarning,
+            stacklevel=stack_level(),
+        )
+    return float(ops.scalar(self, "float()"))
+
+
 def _integral(self: Any, why: str) -> Any:
     if self.dtype.kind == "float":
         raise DTypeError(
@@ -254,6 +273,11 @@ def _integral(self: Any, why: str) -> Any:
 
 
 def _array(self: Any, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    if current().differentiates(self):
+        raise TraceError(
+            f"np.asarray: NumPy would lose the derivative of a tensor ({describe(self)})",
+            fix="use an op of stagekit; for the plain values, x.numpy() or stop_gradient(x)",
+        ).located(here())
     array = ops.on_host(self, "np.asarray")
     if dtype is not None and np.dtype(dtype) != array.dtype:
         return array.astype(dtype)
@@ -289,7 +313,7 @@ _attach("tolist", lambda self: ops.on_host(self, "tolist()").tolist())
 _attach("__array__", _array)
 _attach("__bool__", lambda self: bool(ops.scalar(self, "bool()")))
 _attach("__int__", lambda self: int(ops.scalar(self, "int()")))
-_attach("__float__", lambda self: float(ops.scalar(self, "float()")))
+_attach("__float__", _float)
 _attach("__complex__", lambda self: complex(ops.scalar(self, "complex()")))
 _attach("__index__", lambda self: _integral(self, "index"))
 _attach("__len__", _length)
