@@ -1188,6 +1188,45 @@ def test_checkpoint_of_a_function_that_writes_outside() -> None:
         assert y.tolist() == [2, 0]
 
 
+def test_checkpoint_takes_the_branch_that_its_forward_took() -> None:
+    """Values leave to Python as they were, also where they are written before the backward."""
+    v, w = sk.Variable(f64(2.0)), sk.asarray(3)
+
+    @sk.checkpoint
+    def f(v: Any, x: Any) -> Any:
+        return x * v if v.item() < 5 and w > 2 else x * 1000.0
+
+    with sk.GradientTape() as tape:
+        x = f64(7.0)
+        tape.watch(x)
+        y = f(v, x)
+        v.assign(50.0)
+        w[...] = 0
+    assert [g.item() for g in tape.gradient(y, [x, v])] == [2, 7]
+
+
+def test_numpy_in_a_checkpoint_is_refused_as_without_it() -> None:
+    x = f64([1.0, 2.0])
+
+    def f(x: Any) -> Any:
+        return sk.sum(x * np.asarray(x * 2.0))
+
+    for g in (f, sk.checkpoint(f)):
+        fails(lambda: sk.grad(g)(x), TraceError, "NumPy would lose the derivative")
+        fails(lambda: sk.jvp(g, (x,), (x,)), TraceError, "NumPy would lose the derivative")
+    constant = sk.checkpoint(lambda x: sk.sum(x * np.asarray(sk.stop_gradient(x) + sk.ones(2))))
+    assert sk.grad(constant)(x).tolist() == [2, 3]
+
+
+def test_numpy_in_a_function_with_its_own_derivative() -> None:
+    f = make_vjp(
+        lambda x: sk.asarray(np.exp(np.asarray(x))),
+        lambda x: (sk.asarray(np.exp(np.asarray(x))), x),
+        lambda x, ct: (ct * sk.exp(x),),
+    )
+    assert sk.grad(f)(f64(1.0)).item() == pytest.approx(math.e)
+
+
 def test_checkpoints_nest() -> None:
     v = sk.Variable(f64(2.0))
     inner = sk.checkpoint(lambda x: sk.sin(x) * v)

@@ -93,14 +93,17 @@ class _Spy(Overlay):
     """Runs a function unseen by tapes; notes the tensors from outside that it reads or writes.
 
     `held` has for each its cell and a tensor of the value it held at first, which every tape counts
-    as read. What it writes to them is kept here until `commit`.
+    as read. What it writes to them is kept here until `commit`. `transparent` says that derivatives
+    flow through the function's own ops.
     """
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: _Call, transparent: bool) -> None:
         self.outside = current()
         super().__init__(self.outside.base, call.cells, call.xs)
+        self.transparent = transparent
         self.held = dict(self.cells)
         self.made: dict[int, Any] = {}  # values by identity; kept alive, so that ids stay unique
+        self.flowing: set[int] = set()  # those through which a derivative flows
 
     def _seen(self, cell: Any) -> Any:
         pair = self.cells.get(id(cell))
@@ -144,7 +147,15 @@ class _Spy(Overlay):
         return self._made(self.below.literal(array))
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        return self._made(super().apply(op, args, attrs))
+        out = self._made(super().apply(op, args, attrs))
+        if self.transparent and op.vjp is not None and any(map(self.differentiates, args)):
+            self.flowing.add(id(self.below.read(out)))
+        return out
+
+    def differentiates(self, cell: Any) -> bool:
+        seen = self._seen(cell)
+        known = id(self.below.read(seen)) in self.flowing
+        return self.transparent and (known or self.outside.differentiates(seen))
 
 
 def _is_plain() -> bool:
@@ -177,7 +188,7 @@ class _VjpCall(_Call):
         self.saved: _Frame | None = None
 
     def run(self, args: tuple[Any, ...]) -> Any:
-        spy = _Spy(self)
+        spy = _Spy(self, transparent=False)
         saved: list[Any] = []
         with using(spy):
             if spy.outside is spy.outside.base:
@@ -297,7 +308,7 @@ class _JvpCall(_Call):
         self.out: tree.Spec | None = None
 
     def run(self, args: tuple[Any, ...]) -> Any:
-        spy = _Spy(self)
+        spy = _Spy(self, transparent=False)
         with using(spy):
             leaves, self.out = tree.flatten(self.fn(*args))
             results = _as_seen(leaves)
@@ -431,7 +442,7 @@ class _Recompute(_Call):
         self.written: list[Any] = []
 
     def run(self) -> Any:
-        spy = _Spy(self)
+        spy = _Spy(self, transparent=True)
         with using(spy):
             leaves, spec = self._called()
             self.written = [c for c in spy.written() if not isinstance(c, Variable)]

@@ -45,6 +45,10 @@ def _require_float(name: str, leaf: Any, path: Callable[[], str]) -> Any:
     return leaf
 
 
+def _path(spec: tree.Spec, root: str, k: int) -> str:
+    return tree.paths(spec, root)[k]
+
+
 class Inputs(NamedTuple):
     """Arguments with their differentiable leaves made fresh; `specs` are of the chosen ones."""
 
@@ -61,11 +65,8 @@ def fresh(name: str, args: tuple[Any, ...], argnums: Sequence[int]) -> Inputs:
                 f"{name}: argument {n} of {len(args)}", fix="argnums count arguments from 0"
             ).located(here())
         flat, spec = tree.flatten(args[n])
-        path = f"argument {n % len(args)}"
-        flat = [
-            _operand(name, leaf, lambda k=k, spec=spec, path=path: tree.paths(spec, path)[k])
-            for k, leaf in enumerate(flat)
-        ]
+        path = functools.partial(_path, spec, f"argument {n % len(args)}")
+        flat = [_operand(name, leaf, functools.partial(path, k)) for k, leaf in enumerate(flat)]
         renewed[n] = tree.unflatten(spec, flat)
         leaves += flat
         specs.append(spec)
