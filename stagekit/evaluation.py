@@ -1,6 +1,6 @@
 """How ops are evaluated on arrays, for eager calls, replayed graphs and the minimal runtime alike.
 
-NumPy's warnings are off inside an evaluation and untouched outside: it runs in a context of its own.
+NumPy's warnings are off inside an evaluation, which has its own context, and untouched outside.
 """
 
 from __future__ import annotations

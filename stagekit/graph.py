@@ -1,4 +1,4 @@
-"""`Graph`: a typed program, and its text. `print(graph)` is readable; `Graph.parse(str(graph))` is it.
+"""`Graph`: a typed program and its text. `print(graph)` is readable, `Graph.parse` gives it back.
 
     graph mean(%x: f32[n,3])
       %0: f32[] = sum(%x, axes=(0, 1))          # mlp.py:12 in mean

@@ -1,7 +1,7 @@
 """Graph nodes: immutable, typed, and hash-consed within one trace.
 
-Equal nodes are the same object, so common subexpressions and dead code need no pass. Source lines live
-in a side table of the trace, never in a node's identity.
+Equal nodes are the same object, so common subexpressions and dead code need no pass. Source lines
+live in a side table of the trace, never in a node's identity.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ class Plan:
                 values[k] = None
         return [values[k] for k in self._outputs]
 
-    def _explained(self, node: Node, arrays: list[Array], attrs: Any, error: Exception) -> Exception:
+    def _explained(
+        self, node: Node, arrays: list[Array], attrs: Any, error: Exception
+    ) -> Exception:
         assert node.op is not None
         types = [type_of(array) for array in arrays]
         return explain(node.op, types, attrs, error, self.graph.line(node))
@@ -131,13 +133,14 @@ def _step(node: Node, slots: Mapping[Node, int], last: Mapping[Node, list[Node]]
 
 # ----- cost ---------------------------------------------------------------------------------------
 
-_VIEWS = frozenset(
-    "reshape permute slice flip broadcast_to alias barrier stop_gradient custom".split()
-)
+_VIEWS = {
+    "alias", "barrier", "broadcast_to", "custom", "flip", "permute", "reshape", "slice",
+    "stop_gradient",
+}  # fmt: skip
 
 
 class Cost(NamedTuple):
-    """An estimate: arithmetic operations, bytes read and written, peak bytes beside the arguments."""
+    """An estimate: arithmetic operations, bytes moved, and peak bytes beside the arguments."""
 
     flops: int
     bytes: int
@@ -145,7 +148,7 @@ class Cost(NamedTuple):
 
 
 def cost(graph: Graph, env: Env) -> Cost:
-    """The cost of one run for given sizes. A view (reshape, slice ...) shares its operand's bytes."""
+    """The cost of one run for given sizes; a view (reshape, slice ...) has its operand's bytes."""
     sizes = {n: _bytes(n, env) for n in (*graph.inputs, *graph.nodes)}
     ops = [node for node in graph.nodes if node.op is not None]
     flops = sum(_flops(node, env) for node in ops)

@@ -24,7 +24,7 @@ class Config:
 
     disable        run every staged function eagerly (`STAGEKIT_DISABLE=1`)
     traceback      "filtered" or "full": show the framework's own frames (`STAGEKIT_TRACEBACK`)
-    log            logger names to print: trace, rewrite, codegen, cache (`STAGEKIT_LOG=trace,cache`)
+    log            loggers to print: trace, rewrite, codegen, cache (`STAGEKIT_LOG=trace,cache`)
     dump           folder into which every trace writes its graphs, or empty (`STAGEKIT_DUMP`)
     cache_dir      folder for compiled code (`STAGEKIT_CACHE_DIR`)
     num_threads    worker threads of native code, 0 for one a core (`STAGEKIT_NUM_THREADS`)

@@ -1,8 +1,8 @@
 """Sizes and Python numbers that a trace knows by name as well as by value.
 
-`Expr` is an integer polynomial over named symbols in canonical form, `Formula` a tree of Python float
-arithmetic. `Dim` (an int) and `Number` (a float) pair such an expression with its value now: arithmetic
-stays symbolic, a comparison is decided by the value and recorded as a `Fact` in the trace's `Facts`.
+`Expr` is an integer polynomial over named symbols in canonical form, `Formula` a tree of Python
+float arithmetic. `Dim` (an int) and `Number` (a float) pair such an expression with its value now:
+arithmetic stays symbolic, a comparison is decided by the value and recorded as a `Fact` in `Facts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -37,7 +37,7 @@ class Call(NamedTuple):
         return f"({self.left} {self.op} {self.right})"
 
 
-Atom = Union[str, Call]
+Atom = str | Call
 Monomial = tuple[Atom, ...]
 
 _INTEGER: dict[str, Callable[[Any, Any], Any]] = {
@@ -251,7 +251,7 @@ class Formula(NamedTuple):
         return self.args[0] if self.op == "name" else f"{self.op}({self.args[0]})"
 
 
-Symbolic = Union[Expr, Formula]
+Symbolic = Expr | Formula
 
 
 def evaluate(expr: Any, env: Mapping[str, Any]) -> Any:
@@ -366,14 +366,14 @@ def _settled(left: Any, relation: str, right: Any) -> bool:
 
 # ----- concolic numbers ---------------------------------------------------------------------------
 
-Plain = Union[int, float]
+Plain = int | float
 
 
 class Number:
     """A Python float that a trace knows by formula and by value.
 
-    Arithmetic gives a `Number`; a comparison is decided by the value and recorded; what needs the plain
-    float (`float(x)`, formatting, hashing) fixes the value by a fact.
+    Arithmetic gives a `Number`; a comparison is decided by the value and recorded; what needs the
+    plain float (`float(x)`, formatting, hashing) fixes the value by a fact.
     """
 
     __slots__ = ("expr", "facts", "value")
@@ -502,13 +502,16 @@ class Number:
         return round(self.fix(), digits)
 
     def __floor__(self) -> int:
-        return int(math.floor(self.fix()))
+        below: int = math.floor(self.fix())
+        return below
 
     def __ceil__(self) -> int:
-        return int(math.ceil(self.fix()))
+        above: int = math.ceil(self.fix())
+        return above
 
     def __trunc__(self) -> int:
-        return int(math.trunc(self.fix()))
+        whole: int = math.trunc(self.fix())
+        return whole
 
     def __hash__(self) -> int:
         return hash(self.fix())
@@ -529,8 +532,8 @@ class Number:
 class Dim(Number):
     """An int (a size, or an int argument) that a trace knows by expression and by value.
 
-    `+ - * // %`, `max`, `min` with ints give a `Dim`, `/` a `Number`. It is no subclass of `int`: what
-    needs a machine integer (`len(x)`, `range(n)`, formatting) fixes the value by a fact.
+    `+ - * // %`, `max`, `min` with ints give a `Dim`, `/` a `Number`. It is no subclass of `int`:
+    what needs a machine integer (`len(x)`, `range(n)`, formatting) fixes the value by a fact.
     """
 
     __slots__ = ()
@@ -577,7 +580,7 @@ def _fixed(x: Any) -> Any:
     return x.fix() if isinstance(x, Number) else x
 
 
-Size = Union[int, Dim]
+Size = int | Dim
 
 
 def _extremum(op: str, a: Any, b: Any) -> Any:

@@ -1,6 +1,7 @@
-"""`Tensor`: a cell that holds an immutable buffer. It knows no op; `ops` attaches operators and methods.
+"""`Tensor`: a cell that holds an immutable buffer. It knows no op: `ops` attaches all methods.
 
-No buffer that can change is ever aliased: every op gives a new cell, `x[i] = v` puts a new buffer in.
+No buffer that can change is ever aliased: every op gives a new cell, `x[i] = v` puts a new buffer
+in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rewriting: rules replace a node by an equal one, in phases, each a fixpoint with a log.
 
-A rule is a function whose docstring is its theorem. `@rule` functions return `lhs, rhs`, traced once
-on scalars; `@rewrite(op)` functions look at a node. A result of another type is refused.
+A rule is a function whose docstring is its theorem. `@rule` functions return `lhs, rhs`, traced
+once on scalars; `@rewrite(op)` functions look at a node. A result of another type is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from stagekit.graph import Graph
 from stagekit.node import Interned, Node
 from stagekit.op import OPS, Op, using
 from stagekit.source import Location
-from stagekit.symbolic import Facts
 from stagekit.staging.interpreter import Staging
+from stagekit.symbolic import Facts
 from stagekit.types import TensorType, default_float
 
 CLASSES = ("exact", "rounding", "stabilizing", "changes NaN")
@@ -75,7 +75,8 @@ def rule(kind: str = "exact") -> Callable[[Callable[..., Any]], Rule]:
                 return None
             return _instance(right, node, found, build)
 
-        return Rule(_name(function), _theorem(function), kind, left.op.name, apply, (function, count))
+        sides = (function, count)
+        return Rule(_name(function), _theorem(function), kind, left.op.name, apply, sides)
 
     assert kind in CLASSES
     return declare
