@@ -107,9 +107,9 @@ Built = tuple[tuple[int | None, ...], Callable[..., Any], str]
 _BUILDERS: dict[str, Callable[[np.random.Generator, Pick, bool], Built]] = {}
 
 # Functions of a float that bring it where an op is defined and smooth.
-_POSITIVE = lambda x: sk.sigmoid(x) + 0.5  # noqa: E731
-_INSIDE = lambda x: sk.tanh(x) * 0.8  # noqa: E731
-_BEYOND = lambda x: sk.sigmoid(x) + 1.5  # noqa: E731
+_POSITIVE = lambda x: sk.sigmoid(x) + 0.5
+_INSIDE = lambda x: sk.tanh(x) * 0.8
+_BEYOND = lambda x: sk.sigmoid(x) + 1.5
 _DOMAIN: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "divide", "power"],
@@ -155,7 +155,8 @@ def _elementwise(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) 
         if domain is not None and all(_float(x) for x in values):
             values = [domain(x) for x in values]
         elif smooth and op.vjp is not None:
-            values = [sk.tanh(x) if name in ("exp", "exp2", "expm1", "sinh", "cosh") else x for x in values]
+            grows = name in ("exp", "exp2", "expm1", "sinh", "cosh")
+            values = [sk.tanh(x) if grows else x for x in values]
         if condition:
             values[0] = values[0] > 0.3 if values[0].dtype.kind != "bool" else values[0]
         if scalar is not None:
@@ -195,7 +196,8 @@ def _flip(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Buil
 
 @builder("slice")
 def _slice(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    keys = [slice(1, None), slice(None, None, 2), slice(-2, None), slice(None, None, -1), slice(0, -1)]
+    bounds = [(1, None), (None, None, 2), (-2, None), (None, None, -1), (0, -1)]
+    keys = [slice(*each) for each in bounds]
     key = keys[rng.integers(len(keys))]
     return (pick(_ranked(1)),), lambda x: x[key], str(key)
 
@@ -270,7 +272,8 @@ def _scatter(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
 @builder("astype")
 def _astype(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if smooth:
-        return (pick(_float),), lambda x: sk.astype(sk.astype(x, sk.float32), sk.float64), "there and back"
+        back = lambda x: sk.astype(sk.astype(x, sk.float32), sk.float64)
+        return (pick(_float),), back, "there and back"
     kind = DTYPES[rng.integers(len(DTYPES))]
 
     def run(x: Any) -> Any:

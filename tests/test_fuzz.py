@@ -192,7 +192,8 @@ class Run:
             full = list(args)
             for k, x in zip(ways, xs, strict=True):
                 full[k] = x
-            outs = [sk.astype(y, sk.float64) for y in self.program(*full) if y.dtype.kind == "float"]
+            floats = [y for y in self.program(*full) if y.dtype.kind == "float"]
+            outs = [sk.astype(y, sk.float64) for y in floats]
             terms = [sk.sum(y * (0.3 + 0.1 * k)) for k, y in enumerate(outs)]
             return sum(terms, start=sk.zeros((), dtype=sk.float64))
 
@@ -206,14 +207,16 @@ class Run:
         with_grad = sk.grad(along, argnums=tuple(range(len(ways))))
         for name, function in (("eager", with_grad), ("staged", sk.function(with_grad))):
             found = function(*primals)
-            got = sum(float(np.sum(np.asarray(g) * t)) for g, t in zip(found, tangents, strict=True))
+            pairs = zip(found, tangents, strict=True)
+            got = sum(float(np.sum(np.asarray(g) * t)) for g, t in pairs)
             self.check(close(got, slope, tolerance), f"vjp {name}: {got} is not the slope {slope}")
         self.note("vjp", recorded)
         if any(step.op == "custom" for step in self.program.steps):
             return
         for name, function in (("eager", along), ("staged", sk.function(along))):
             _, pushed = sk.jvp(function, primals, tangents)
-            self.check(close(pushed.item(), slope, tolerance), f"jvp {name}: {pushed} is not {slope}")
+            text = f"jvp {name}: {pushed} is not {slope}"
+            self.check(close(pushed.item(), slope, tolerance), text)
         self.note("jvp", recorded)
 
     def exported(self, folder: Path) -> None:
@@ -223,7 +226,7 @@ class Run:
         try:
             sk.export.save(path, sk.function(lambda *args: self.program(*args)), *specs)
         except sk.errors.StagekitError:
-            return  # no result without values: the sizes of the specs do not fit, or a value is asked
+            return  # without values there is none: sizes do not fit, or a value is asked for
         loaded = runtime.load(path)
         for sizes in SIZES[:3]:
             args = self._args(sizes)

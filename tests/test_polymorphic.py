@@ -61,4 +61,5 @@ def test_traced_at_one_size_called_at_another(name: str) -> None:
             for size in (first, *(n for n in SIZES if n != first)):
                 args = program.arguments({"a": size, "b": size}, np.random.default_rng(1))
                 want, got = outcome(program, args), outcome(function, args)
-                assert agree(want, got), f"traced at {first}, called at {size}:\n{program}\n{want}\n{got}"
+                where = f"traced at {first}, called at {size}"
+                assert agree(want, got), f"{where}:\n{program}\n{want}\n{got}"

@@ -1,4 +1,4 @@
-"""Every rewrite rule is a true theorem, keeps the type, terminates, and fires; a false one is caught."""
+"""Every rewrite rule is a true theorem, keeps the type, ends, and fires; a false one is caught."""
 
 from __future__ import annotations
 
