@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
+import difflib
 import enum
 import functools
 import gc
@@ -11,6 +13,7 @@ import inspect
 import itertools
 import math
 import random
+import statistics
 import sys
 import threading
 import time
@@ -22,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from stagekit.staging.bytecode import _Machine
 from stagekit.staging.paths import Guard, Path, compile_guards, same_value
 from stagekit.staging.watch import Watch
 
@@ -1122,6 +1126,7 @@ def test_acts_on_objects_made_inside_report_nothing(act: str) -> None:
     m = program(
         f"""
 import random
+import statistics
 class C:
     def __init__(self): self.n = 0
     def bump(self): self.n += 1
@@ -1321,3 +1326,114 @@ def test_enumerations_and_counters() -> None:
     assert check({}) >= 0
     assert kinds(watched(lambda x: next(numbers), x)) == ["iterator"]
     assert kinds(watched(lambda x: random.getstate(), x)) == []
+
+
+# ---------------------------------------------------------------------- NumPy arrays
+
+
+def numeric(source: str) -> Any:
+    np = pytest.importorskip("numpy")
+    return program(source, np=np, data=np.arange(4.0), other=np.zeros(3), half=np.float32(0.5))
+
+
+def watch_arrays(m: Any) -> Watch:
+    watch = Watch(m.f, {"x": x}, is_tensor=lambda obj: isinstance(obj, (Tensor, m.np.ndarray)))
+    with watch:
+        m.f(x)
+    return watch
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["data[:2]", "data[0]", "[v for v in data]", "data.mean()", "np.exp(data)", "float(data[0])"]
+    + ["data * 2", "2 * data", "data > 1", "data.T", "sum(data)", "np.dot(data, data)"],
+)
+def test_an_array_that_numpy_computes_with_is_guarded_by_content(source: str) -> None:
+    m = numeric(f"def f(x): return x, {source}\n")
+    check = compile_guards(watch_arrays(m).guards())
+    assert check({}) == -1
+    m.data[0] = 9.0
+    assert check({}) >= 0
+    m.data = m.np.arange(4.0)
+    assert check({}) == -1
+    m.data = m.np.arange(5.0)
+    assert check({}) >= 0
+
+
+@pytest.mark.parametrize("source", ["x * data", "(data.shape, len(data), x)", "g(data)", "data"])
+def test_an_array_that_is_only_passed_on_is_not_guarded(source: str) -> None:
+    m = numeric(f"def g(d): return x * d\ndef f(x): return {source}\n")
+    m.x = x
+    watch = watch_arrays(m)
+    check = compile_guards(watch.guards())
+    assert str(watch.path_of(m.data)) == "data"
+    m.data[0] = 9.0
+    assert check({"x": x}) == -1
+    (guard,) = watch.array_guards()
+    assert guard.holds({}) and str(guard.path) == "data"
+    m.data[0] = 8.0
+    assert guard.changed({}) == "global data: an array -> an array of other values, shape or type"
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    m = numeric("def f(x): return x * half\n")
+    watch = watch_arrays(m)
+    assert read(watch) == {"half": "number"}
+    check = compile_guards(watch.guards())
+    m.half = m.np.float32(0.5)
+    assert check({}) == -1
+    m.half = m.np.float64(0.5)
+    assert check({}) == 0
+
+
+@pytest.mark.parametrize("act", ["data[0] = 5", "data += 1", "np.add(data, 1, out=data)"])
+def test_a_write_into_an_outer_array_is_an_effect(act: str) -> None:
+    m = numeric(f"def f(x):\n    global data\n    {act}\n    own = np.ones(2)\n    own[0] = 3\n")
+    assert acts(watch_arrays(m)) == [("mutation", "data", 3)]
+
+
+def test_logging_and_streams_count_as_printing() -> None:
+    m = program(
+        """
+import logging, sys, warnings
+def f(x):
+    logging.getLogger("quiet").debug("a")
+    sys.stdout.write("b")
+    warnings.warn("c")
+    return len("d")
+"""
+    )
+    with pytest.warns(UserWarning, match="c"):
+        watch = watched(m.f, 1)
+    assert acts(watch) == [
+        ("print", "logging.debug", 4),
+        ("print", "sys.stdout.write", 5),
+        ("print", "warnings.warn", 6),
+    ]
+
+
+def test_what_printing_runs_is_not_looked_at() -> None:
+    class Shown:
+        def __str__(self) -> str:
+            config.step += 1
+            return f"{config.lr}"
+
+    shown = Shown()
+    watch = watched(lambda x: print(shown), x)
+    config.step = 0
+    assert read(watch) == {} and kinds(watch) == ["print"] and sys.getprofile() is None
+
+
+def test_every_function_of_the_library_can_be_scanned() -> None:
+    for module in (argparse, inspect, difflib, functools, statistics):
+        for code in codes(compile(inspect.getsource(module), "<library>", "exec")):
+            found = _Machine(code).run()
+            names = {r.expr[1] for r in found.reads if r.expr[0] == "global"}
+            assert names <= set(code.co_names)
+
+
+def codes(code: types.CodeType) -> Any:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from codes(constant)

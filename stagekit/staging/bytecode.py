@@ -48,7 +48,7 @@ MAX_STEPS = 200_000
 
 class Read(NamedTuple):
     """`use`: load, get (load, or absent), has, iter, next, len, truth, compare, same, deep,
-    attributes, return, or escape (an argument of `callee`)."""
+    content (of an array), attributes, return, or escape (an argument of `callee`)."""
 
     expr: Expr
     use: str
@@ -435,10 +435,12 @@ class _Machine:
     def BINARY_SUBSCR(self, _: dis.Instruction) -> None:
         base, key = self.pops(2)
         self.read(key, "compare")
+        self.read(base, "content")
         self.push(self.read(self.item(base, key), "load"))
 
     def BINARY_SLICE(self, _: dis.Instruction) -> None:
         base = self.pops(3)[0]
+        self.read(base, "content")
         self.push(self.read(base, "iter"))
 
     def BUILD_SLICE(self, i: dis.Instruction) -> None:
@@ -501,8 +503,7 @@ class _Machine:
 
     def BINARY_OP(self, i: dis.Instruction) -> None:
         left, right = self.pops(2)
-        self.read(right, "deep")
-        self.read(left, "deep")
+        self._operands(left, right, "deep")
         joined = frozenset(e for e in left | right if e[0] not in _ROOTLESS)
         if i.argrepr.rstrip("=") not in ("+", "|", "*") or not joined:
             return self.push(NEW)
@@ -515,6 +516,17 @@ class _Machine:
         self.write("inplace", left, [None])
         self.keep(parts)
         return self.push(left | NEW)
+
+    def _operands(self, left: Value, right: Value, use: str) -> None:
+        for value, other in ((left, right), (right, left)):
+            self.read(value, use)
+            if other and all(expr[0] == "const" for expr in other):
+                self.read(value, "content")  # a constant and an array: NumPy computes
+
+    def COMPARE_OP(self, _: dis.Instruction) -> None:
+        left, right = self.pops(2)
+        self._operands(left, right, "compare")
+        self.push(NEW)
 
     def CONTAINS_OP(self, _: dis.Instruction) -> None:
         key, container = self.pops(2)
@@ -702,7 +714,6 @@ _SIMPLE: dict[str, tuple[int, str, int]] = {
     "UNARY_INVERT": (1, "deep", 1),
     "UNARY_NOT": (1, "truth", 1),
     "TO_BOOL": (1, "truth", 1),
-    "COMPARE_OP": (2, "compare", 1),
     "IS_OP": (2, "same", 1),
     "FORMAT_SIMPLE": (1, "deep", 1),
     "FORMAT_WITH_SPEC": (2, "deep", 1),

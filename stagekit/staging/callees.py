@@ -42,6 +42,7 @@ def _len(m: Machine, _: Expr, args: list[Value], __: list[Value]) -> Value:
 
 def _plain(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in every:
+        m.read(value, "content")
         m.read(value, "deep")
     return NEW
 
@@ -75,6 +76,7 @@ def _sorted(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value
 
 def _pick(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value:
     for value in args:
+        m.read(value, "content")
         m.read(value, "deep")
     for function in every[len(args) :]:
         _passed(m, bounded(EMPTY.union(*args)), function)

@@ -22,8 +22,10 @@ from .paths import (
     MISSING,
     SCALARS,
     Path,
+    array_state,
     in_classes,
     instance_dict,
+    is_array,
     module_name,
     peek,
     same_value,
@@ -32,6 +34,7 @@ from .paths import (
 MAX_DEPTH = 6
 MAX_OBJECTS = 20_000
 MAX_ELEMENTS = 2_000  # children of one container that are walked; changes are seen beyond
+MAX_BYTES = 1 << 24  # of one array
 MAX_COPIED = 1_000_000  # elements of one container that are compared one by one
 
 KEYS = SCALARS | {tuple}
@@ -187,6 +190,7 @@ class Outer:
         self.globals: dict[tuple[int, str], tuple[Path, dict[str, Any], str, Any]] = {}
         self.cells: dict[int, tuple[Path, Any]] = {}
         self.frames: dict[int, Node] = {}  # generators by the id of their frame
+        self.arrays: dict[int, tuple[Any, Path, object]] = {}
         self._held: list[Any] = []
 
     # ------------------------------------------------------------------ finding
@@ -312,6 +316,11 @@ class Outer:
                 self.add(value, path)
         return self.cells[id(cell)]
 
+    def note_array(self, array: Any, path: Path) -> None:
+        """Remember what a NumPy array held before the trace."""
+        if id(array) not in self.arrays and is_array(array):
+            self.arrays[id(array)] = array, path, _sample(array)
+
     # ------------------------------------------------------------------ comparing
 
     def changes(self) -> Iterator[Change]:
@@ -324,6 +333,9 @@ class Outer:
             now = content(path.holder)
             if not _unchanged(value, now):
                 yield Change("nonlocal", path, path.holder, path.name, (now,))
+        for array, path, before in self.arrays.values():
+            if _sample(array) != before:
+                yield Change("mutation", path, array, None, ())
         for node in list(self.nodes.values()):
             yield from self._node_changes(node)
 
@@ -343,6 +355,14 @@ class Outer:
         if cls is types.MethodType or issubclass(cls, partial):
             return {n: peek(obj, n) for n in self.nodes[id(obj)].attrs or ()}
         return dict(obj.__dict__) if cls is types.FunctionType else attributes_of(obj)
+
+
+def _sample(array: Any) -> object:
+    """The content of an array, of a very large one some rows."""
+    if array.dtype.hasobject or array.size == 0:
+        return None
+    step = -(-array.nbytes // MAX_BYTES) if array.ndim else 1
+    return array_state(array[::step] if step > 1 else array)
 
 
 def progress_frame(obj: Any) -> Any:

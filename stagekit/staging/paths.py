@@ -8,8 +8,10 @@ Nothing here runs user code: no `__eq__`, `__hash__`, `__getattr__` or property.
 from __future__ import annotations
 
 import builtins
+import hashlib
 import math
 import operator
+import sys
 import types
 import weakref
 from collections import OrderedDict, deque, namedtuple
@@ -138,6 +140,22 @@ def referent(obj: Any, _: object = None) -> Any:
     if found is None:
         raise LookupError("no live weak reference")
     return found
+
+
+def is_array(obj: object) -> bool:
+    """Whether an object is a NumPy array; NumPy is not imported for it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and issubclass(type(obj), numpy.ndarray)
+
+
+def array_state(obj: Any) -> tuple[object, ...]:
+    """Data type, shape and content of a NumPy array, comparable; a long content as its digest."""
+    if not is_array(obj) or obj.dtype.hasobject:
+        raise LookupError("no array of numbers")
+    content = obj.tobytes()
+    if len(content) > 4096:
+        content = hashlib.blake2b(content).digest()
+    return obj.dtype.str, obj.shape, content
 
 
 _STEPS: dict[str, Callable[[Any, Any], Any]] = {".": peek, "[]": pick, "()": referent}
@@ -272,6 +290,7 @@ class Guard:
     number, string, none, tuple   by type and value (`tuple`: a tuple or list of scalars)
     length, empty, keys           of a builtin container
     identity, type                `value()` gives the object or class, held weakly where possible
+    array                         dtype, shape and bytes of a NumPy array
     missing                       True: there was nothing; False: there was something
     alias                         `value` is a path that led to the same object
     """
@@ -309,6 +328,8 @@ class Guard:
     def _before(self) -> str:
         if self.kind == "missing":
             return "absent" if self.value else "present"
+        if self.kind == "array":
+            return "an array"
         if self.kind == "alias":
             return f"the same object as {self.value.notation}"
         if self.kind in ("identity", "type"):
@@ -325,6 +346,8 @@ class Guard:
                 return f"{self.kind} {describe(_measure(self.kind, now))}"
         except ABSENT:
             return "absent"
+        if self.kind == "array" and is_array(now):
+            return "an array of other values, shape or type"
         if self.kind == "type":
             return describe(type(now))
         return {"missing": "present", "alias": "another object"}.get(self.kind) or describe(now)
@@ -368,6 +391,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Arguments], object]] = {
     "keys": _same_keys,
     "identity": lambda before, now, _: now is not None and before() is now,
     "type": lambda before, now, _: before() is type(now),
+    "array": lambda before, now, _: array_state(now) == before,
     "missing": lambda before, now, _: not before,
     "alias": lambda before, now, arguments: before.read(arguments) is now,
 }

@@ -28,9 +28,12 @@ from .paths import (
     SCALARS,
     Guard,
     Path,
+    array_state,
     hold,
     in_classes,
     instance_dict,
+    is_array,
+    module_name,
     peek,
     pick,
     unwrap,
@@ -40,6 +43,9 @@ from .symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 MAX_PLACES = 2_000
 MAX_GUARDS = 20_000
 _SEQUENCES = (list, tuple)
+_ARRAY_FACTS = frozenset(
+    ["shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"]
+)
 _COPYING = frozenset(["copy", "dataclasses", "json", "pickle", "operator", "_operator", "pprint"])
 _GENERATOR = 0x20 | 0x80 | 0x200
 
@@ -276,8 +282,7 @@ class Reader:
         callees = self.evaluate(expr[1], env)
         weak = [c for c in callees if type(c.obj) is weakref.ref and c.obj() is not None]
         if weak:
-            paths = [None if c.path is None else c.path.call() for c in weak]
-            return [(Place(c.obj(), path), False) for c, path in zip(weak, paths)]
+            return [(self._referent(c), False) for c in weak]
         codes = {id(c) for c in map(self.code_of, callees) if c is not None}
         if callees and not codes:
             return []
@@ -288,6 +293,11 @@ class Reader:
                 lazy = bool(code.co_flags & _GENERATOR)
                 out += [(self.by_identity(obj), lazy) for obj in objects.values()]
         return out
+
+    def _referent(self, place: Place) -> Place:
+        obj = place.obj()
+        path = None if place.path is None or self.outer.is_tensor(obj) else place.path.call()
+        return Place(obj, path)
 
     def _given_by(self, function: Any) -> list[Place]:
         """What a property, `__getitem__` or generator of the user gave or will give."""
@@ -488,6 +498,8 @@ class Reader:
         if read.expr[0] == "attr" and not waits(read.expr):
             for base in self.evaluate(read.expr[1], env):
                 self.lines.setdefault((id(base.obj), read.expr[2]), site)
+                if read.expr[2] not in _ARRAY_FACTS:
+                    self._use_content(base, read, env)
 
     def _whole(self, read: Read, env: Env) -> bool:
         """One guard for all of a sequence of scalars that is read element by element."""
@@ -540,8 +552,9 @@ class Reader:
             self.guard(place, kinds.get(cls, "number"), obj)
         elif self.outer.is_tensor(obj):
             paths = self.tensors.setdefault(id(obj), [])
-            if place.path not in paths:
-                paths.append(place.path)  # type: ignore[arg-type]
+            if place.path is not None and place.path not in paths:
+                self.outer.note_array(obj, place.path)
+                paths.append(place.path)
         elif self.is_traced(obj) or self.is_number(obj):
             return
         elif cls is range or _is_numpy_scalar(obj):
@@ -567,6 +580,7 @@ class Reader:
         if place.outer and not place.absent and _is_container(place.obj):
             self._structure(place)
         else:
+            self._use_content(place, read, env)
             self._use_next(place, read, env)
 
     def _structure(self, place: Place) -> None:
@@ -585,6 +599,11 @@ class Reader:
         node = self._node(place)
         if node is not None and node.token is None:
             self.advanced.setdefault(id(place.obj), (place.obj, place.path, env.site(read.line)))
+
+    def _use_content(self, place: Place, read: Read, env: Env) -> None:
+        """NumPy computes with an outer array, where the tracer cannot see it."""
+        if place.outer and is_array(place.obj) and not place.obj.dtype.hasobject:
+            self.guard(place, "array", array_state(place.obj))
 
     def _use_len(self, place: Place, read: Read, env: Env) -> None:
         if place.outer and _is_container(place.obj):
@@ -620,8 +639,16 @@ class Reader:
     def _use_escape(self, place: Place, read: Read, env: Env) -> None:
         callees = [p.obj for c in read.callee for p in self.evaluate(_maker(c), env)]
         copies = any(getattr(c, "__module__", None) in _COPYING for c in callees if _is_code(c))
+        if any(self._computes(c) for c in callees):
+            self._use_content(place, read, env)
         if type(place.obj) not in SCALARS:
             self.deep(place, attributes=copies)
+
+    def _computes(self, callee: Any) -> bool:
+        """Whether a callee is a function of NumPy or Python, which takes an array as it is."""
+        if type(callee) is types.FunctionType:
+            return not self.origin.internal(callee.__code__.co_filename)
+        return type(callee) is types.BuiltinFunctionType or module_name(type(callee)) == "numpy"
 
     def _use_attributes(self, place: Place, read: Read, env: Env) -> None:
         self.deep(place, attributes=True)

@@ -27,7 +27,7 @@ from typing import Any
 from .bytecode import Read, Write, constants, scan
 from .origin import Origin
 from .outer import Change, Outer, content
-from .paths import MISSING, SCALARS, Guard, Path, hold, in_classes, instance_dict
+from .paths import MISSING, SCALARS, Guard, Path, array_state, hold, in_classes, instance_dict
 from .reads import Env, Reader, Site, waits
 from .symbols import Expr
 
@@ -142,6 +142,12 @@ class Watch:
     def guards(self) -> tuple[Guard, ...]:
         """What must hold for the trace to be right again; after the `with` block."""
         return self._guards
+
+    def array_guards(self) -> tuple[Guard, ...]:
+        """Guards on the content of every outer NumPy array that was read: for a trace that holds
+        a constant which NumPy computed, it is not known from which of them."""
+        arrays = self._outer.arrays.values()
+        return tuple(Guard(path, "array", array_state(a)) for a, path, _ in arrays if _numeric(a))
 
     def effects(self) -> tuple[Effect, ...]:
         """What the call did to Python, in the order of detection; after the `with` block."""
@@ -446,6 +452,10 @@ class Watch:
             first, *others = [*paths, *(p for p in known if p not in paths)]
             out += [Guard(first, "alias", other) for other in others]
         return out
+
+
+def _numeric(array: Any) -> bool:
+    return not array.dtype.hasobject
 
 
 def _holds(path: Path, value: Any) -> bool:
