@@ -23,7 +23,7 @@ from stagekit.types import WEAK, DType, TensorType, dtype
 
 
 class Cell:
-    """What ops take and give: a named place for one immutable value (`tensor.Tensor` is the one kind).
+    """What ops take and give: a place for one immutable value. `tensor.Tensor` is the one kind.
 
     `_value` is an array (eager) or a traced value (while staging); both have `dtype` and `shape`.
     """
@@ -35,7 +35,7 @@ class Cell:
 
 
 class Interpreter(ABC):
-    """One way to run ops. `Eager` and `Staging` are bases; `Tape` and `Dual` stand over one of them.
+    """One way to run ops. `Eager` and `Staging` are bases, `Tape` and `Dual` stand over them.
 
     `base` is the bottom of the stack (itself, for a base), `below` the next one down; `traces` says
     whether the base makes a graph.
@@ -159,8 +159,8 @@ class Op:
 
     infer(*types, **attrs) -> TensorType, raising ShapeError/DTypeError in the user's words
     evaluate  name of a NumPy ufunc, or a function (xp, *arrays, **attrs) -> array
-    element   (e: Speller, out: TensorType, idx, *inputs, **attrs) -> scalar; inputs are callables with
-              `.shape` and `.dtype`; or `library`, the reason there is none
+    element   (e: Speller, out: TensorType, idx, *inputs, **attrs) -> scalar; inputs are callables
+              with `.shape` and `.dtype`; or `library`, the reason there is none
     dtypes    (name, operand types) -> the type each operand is cast to before anything else
     vjp       (i, ct, out, inputs, attrs) -> cotangent of input i, written in ops
     jvp       (tangents, out, inputs, attrs) -> tangent of the output; None marks a zero tangent
@@ -313,7 +313,9 @@ class Over(Interpreter):
 class Overlay(Over):
     """Reads and writes of some cells go to tensors of its own, and the cells stay as they are."""
 
-    def __init__(self, below: Interpreter, cells: Sequence[Any] = (), stand_ins: Sequence[Any] = ()):
+    def __init__(
+        self, below: Interpreter, cells: Sequence[Any] = (), stand_ins: Sequence[Any] = ()
+    ) -> None:
         super().__init__(below)
         self.cells = {id(c): (c, t) for c, t in zip(cells, stand_ins, strict=True)}
 

@@ -268,7 +268,8 @@ def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:
 
 
 def _size(node: Node, env: Mapping[str, int]) -> int:
-    return math.prod(concrete(node.type.shape, env)) * node.type.dtype.itemsize
+    elements: int = math.prod(concrete(node.type.shape, env))
+    return elements * node.type.dtype.itemsize
 
 
 def _as_array(signature: Signature, place: int, value: Any, wanted: TensorType) -> Array:
