@@ -9,7 +9,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
-from stagekit.op import Op, Speller
+from stagekit.op import OPS, Op, Speller
 from stagekit.ops.elementwise import number
 from stagekit.source import here
 from stagekit.types import TensorType, broadcast_shapes, same_size, shape_text
@@ -58,9 +58,15 @@ def _element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, y: Any) ->
     )
 
 
+def _transposed(x: Any) -> Any:
+    """The last two axes swapped, by the primitive itself: rules run often."""
+    n = x.ndim
+    return OPS["permute"](x, axes=(*range(n - 2), n - 1, n - 2))
+
+
 def _vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     x, y = xs
-    grown = _matmul(ct, ops.swapaxes(y, -1, -2)) if i == 0 else _matmul(ops.swapaxes(x, -1, -2), ct)
+    grown = _matmul(ct, _transposed(y)) if i == 0 else _matmul(_transposed(x), ct)
     return ops.unbroadcast(grown, xs[i])
 
 
