@@ -371,9 +371,7 @@ def test_jax_38096() -> None:
 
 
 def test_pytorch_116696(tmp_path: Path) -> None:
-    code = (
-        "import stagekit as sk; print(sk.function(lambda x: sk.exp(x).sum())(sk.zeros(3)).item())"
-    )
+    code = "import stagekit as sk; print(sk.function(lambda x: sk.exp(x).sum())(sk.zeros(3)))"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(sk.__file__).parents[1])},
@@ -483,6 +481,38 @@ def test_numba_8359() -> None:
     same(f(sk.zeros(2)), sk.full((2,), 5.0))
     weights[0] = 7.0
     same(f(sk.zeros(2)), sk.asarray([7.0, 5.0]))
+    weights = np.ones(3, np.float32)
+    same(f(sk.zeros(1)), sk.ones(3))
+
+
+def test_trap_part_of_an_array() -> None:
+    config = {"rates": np.float32([0.5, 0.25])}
+
+    def f(x: Any) -> Any:
+        part = x * config["rates"][:1] + float(config["rates"][1])
+        return part if config["rates"][0] < 0.75 else -part
+
+    staged = sk.function(f)
+    for rates in ([0.5, 0.25], [1.0, 0.25], [1.0, 0.5], [0.5, 0.5]):
+        config["rates"][:] = rates
+        same(staged(sk.ones(2)), f(sk.ones(2)))
+    config["rates"] = np.float32([2.0, 3.0])
+    same(staged(sk.ones(2)), f(sk.ones(2)))
+
+
+def test_trap_write_into_an_array() -> None:
+    count = np.zeros(1)
+
+    @sk.function
+    def f(x: Any) -> Any:
+        count[0] += 1
+        return x + 1
+
+    with warns("count"):
+        f(sk.ones(2))
+    f(sk.ones(2))
+    f(sk.ones(2))
+    assert count[0] == 3
 
 
 def test_solverz_170() -> None:
