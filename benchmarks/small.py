@@ -9,7 +9,7 @@ import numpy as np
 import stagekit as sk
 from benchmarks.timing import Comparison, goal, interleave, peer, ratio
 
-X, Y = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])
+X, Y = np.asarray([1, 2, 3, 4], "float32"), np.asarray([5, 6, 7, 8], "float32")
 
 
 def compare() -> Iterator[Comparison]:

@@ -121,27 +121,25 @@ def train(step: Callable[..., Any], data: Data, epochs: int) -> State:
     """Train from the initial state, printing each epoch's loss and at the end the time per step."""
     state, seconds = initial(), []
     for epoch in range(epochs):
-        total = 0.0
+        total, seen = 0.0, 0
         for batch in batches(data, epoch):
             x, y = sk.asarray(batch.x), sk.asarray(batch.y)
             start = time.perf_counter()
             loss = step(state, x, y)
             seconds.append(time.perf_counter() - start)
-            total += loss.item() * len(batch.y)
-            done = len(seconds) - epoch * -(-len(data.y) // BATCH)
-            progress(epoch, epochs, done * BATCH / len(data.y), total / len(data.y))
+            total, seen = total + loss.item() * len(batch.y), seen + len(batch.y)
+            progress(f"  epoch {epoch + 1:2d}/{epochs}", seen / len(data.y), total / seen)
     print(f"  {median(seconds) * 1e3:.2f} ms a step (median of {len(seconds)}), the first", end=" ")
     print(f"{seconds[0] * 1e3:.0f} ms, {sum(seconds):.2f} s in all")
     return state
 
 
-def progress(epoch: int, epochs: int, part: float, loss: float) -> None:
+def progress(title: str, part: float, loss: float) -> None:
     """One line an epoch: drawn again after each step on a terminal, once at its end elsewhere."""
-    ended = part >= 1
-    if ended or sys.stdout.isatty():
-        bar = "#" * int(20 * min(part, 1))
-        print(f"\r  epoch {epoch + 1:2d}/{epochs} [{bar:<20}]", end=" " if ended else "")
-        print(f"loss {loss:.4f}" if ended else "", end="\n" if ended else "", flush=True)
+    live, ended = sys.stdout.isatty(), part >= 1
+    if live or ended:
+        text = f"{title} [{'#' * int(20 * part):<20}] loss {loss:.4f}"
+        print(("\r" if live else "") + text, end="\n" if ended else "", flush=True)
 
 
 def predictor(state: State) -> Callable[[Any], Any]:
