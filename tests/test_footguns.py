@@ -499,6 +499,14 @@ def test_trap_part_of_an_array() -> None:
     config["rates"] = np.float32([2.0, 3.0])
     same(staged(sk.ones(2)), f(sk.ones(2)))
 
+    rate = np.float32(0.5)
+    decayed = sk.function(lambda x: x * (rate * 2) if rate < 0.75 else x * float(rate))
+    same(decayed(sk.ones(2)), sk.ones(2))
+    rate = np.float32(0.25)
+    same(decayed(sk.ones(2)), sk.full((2,), 0.5))
+    rate = np.float32(0.875)
+    same(decayed(sk.ones(2)), sk.full((2,), 0.875))
+
 
 def test_trap_write_into_an_array() -> None:
     count = np.zeros(1)

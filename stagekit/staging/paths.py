@@ -143,9 +143,9 @@ def referent(obj: Any, _: object = None) -> Any:
 
 
 def is_array(obj: object) -> bool:
-    """Whether an object is a NumPy array; NumPy is not imported for it."""
+    """Whether an object is a NumPy array or scalar; NumPy is not imported for it."""
     numpy = sys.modules.get("numpy")
-    return numpy is not None and issubclass(type(obj), numpy.ndarray)
+    return numpy is not None and issubclass(type(obj), (numpy.ndarray, numpy.generic))
 
 
 def array_state(obj: Any) -> tuple[object, ...]:
