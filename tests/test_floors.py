@@ -31,7 +31,7 @@ FLOORS = [
     ["tensor.py", "graph.py", "printer.py", "verify.py", "cost.py", "state.py"],
     ["ops/*.py"],
     ["evaluation.py", "plan.py"],
-    ["export/format.py", "export/runtime.py"],
+    [f"export/{name}.py" for name in ("structure", "format", "artifact", "runtime")],
     ["eager/*.py"],
     ["random.py", "linalg.py", "fft.py", "nn/functional.py"],
     ["autodiff/*.py", "tree.py", "saving.py"],
