@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import numpy as np
 
@@ -49,5 +50,6 @@ def _staged() -> Comparison:
     found = Comparison("staged call of one add of two 4-vectors", interleave(runs))
     ours, bare = found["stagekit staged"], found["NumPy"]
     assert ours is not None and bare is not None
-    wish = goal("less than 10 us beyond the op", (ours - bare) * 1e6, 10, "us")
+    beyond = median(a - b for a, b in zip(ours.samples, bare.samples, strict=True))
+    wish = goal("less than 10 us beyond the op", beyond * 1e6, 10, "us")
     return Comparison(found.title, found.timings, [wish])

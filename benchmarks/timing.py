@@ -1,6 +1,7 @@
 """Timing of contenders at the same work, interleaved so that a busy machine disturbs all alike.
 
-A sample is the mean of enough calls to last `SAMPLE` seconds, a result the median of the samples.
+A sample is the mean of enough calls to last `SAMPLE` seconds, a result the median of the samples,
+a ratio the median of the ratios of samples taken one after the other.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class Comparison:
     timings: Sequence[Timing]
     goals: Sequence[str] = ()
 
-    def __getitem__(self, name: str) -> float | None:
-        """A contender's median, None where it is not installed here."""
-        return next((t.median for t in self.timings if t.name == name), None)
+    def __getitem__(self, name: str) -> Timing | None:
+        """A contender's samples, None where it is not installed here."""
+        return next((t for t in self.timings if t.name == name), None)
 
     @property
     def best_peer(self) -> Timing | None:
@@ -64,8 +65,8 @@ class Comparison:
         best = self.best_peer
         for t in self.timings:
             low, high = t.spread
-            ratio = f"{t.median / best.median:.2f}" if best else ""
-            lines.append(f"| {t.name} | {text(t.median)} | {text(low)} to {text(high)} | {ratio} |")
+            share = "" if best is None else f"{ratio(t, best):.2f}"
+            lines.append(f"| {t.name} | {text(t.median)} | {text(low)} to {text(high)} | {share} |")
         return "\n".join([*lines, "", *self.goals])
 
 
@@ -89,9 +90,11 @@ def goal(wish: str, value: float | None, limit: float, unit: str = "x") -> str:
     return f"Goal: {wish}: {value:.2f} {unit}, {verdict}."
 
 
-def ratio(a: float | None, b: float | None) -> float | None:
-    """a / b, where both were measured."""
-    return None if a is None or b is None else a / b
+def ratio(a: Timing | None, b: Timing | None) -> float | None:
+    """How many times b's duration a takes, round by round; None where one was not measured."""
+    if a is None or b is None:
+        return None
+    return median(x / y for x, y in zip(a.samples, b.samples, strict=True))
 
 
 def interleave(
