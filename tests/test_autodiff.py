@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stagekit as sk
+from stagekit import tree
 from stagekit.errors import (
     ArgumentError,
     BoundsError,
@@ -1057,12 +1058,8 @@ def test_a_custom_rule_runs_once_for_several_results() -> None:
 
 def identical(a: Any, b: Any) -> bool:
     """Equal to the bit, leaf by leaf."""
-    xs, ys = (sk_leaves(t) for t in (a, b))
-    return [np.asarray(x).tobytes() for x in xs] == [np.asarray(y).tobytes() for y in ys]
-
-
-def sk_leaves(obj: Any) -> list[Any]:
-    return obj if isinstance(obj, list) else list(obj) if isinstance(obj, tuple) else [obj]
+    xs, ys = ([x.numpy().tobytes() for x in tree.leaves(t)] for t in (a, b))
+    return xs == ys
 
 
 def draw(*shape: int, seed: int = 0) -> Any:
@@ -1329,6 +1326,74 @@ def test_checkpoint_inside_a_staged_function() -> None:
     ):
         for _ in range(2):
             assert identical(staged(x, w), plain)
+
+
+# ----- across the border of a staged function -----------------------------------------------------
+
+
+def sine(x: Any) -> Any:
+    """sin with ten times its derivative."""
+    return TENFOLD(x * x)
+
+
+TENFOLD = make_vjp(sk.sin, lambda x: (sk.sin(x), sk.cos(x)), lambda c, ct: (10 * ct * c,))
+SLOPED = sk.custom_jvp(sk.sin)
+SLOPED.defjvp(lambda p, t: (sk.sin(p[0]), t[0] * sk.cos(p[0]) * 10))
+CAPTURED = sk.Variable(f64([0.5, -1.5]))
+
+
+def by_tape(f: Function) -> Function:
+    def gradient(x: Any) -> Any:
+        with sk.GradientTape() as tape:
+            tape.watch(x)
+            y = sk.sum(f(x))
+        return tape.gradient(y, [x, CAPTURED])
+
+    return gradient
+
+
+BORDER: dict[str, tuple[Function, Function]] = {
+    "grad of custom_vjp": (lambda f: sk.grad(lambda x: sk.sum(f(x))), sine),
+    "grad of custom_jvp": (lambda f: sk.grad(lambda x: sk.sum(f(x))), lambda x: SLOPED(x * x)),
+    "jvp of custom_jvp": (lambda f: lambda x: sk.jvp(f, (x,), (x,)), lambda x: SLOPED(x * x)),
+    "grad of checkpoint": (
+        lambda f: sk.grad(lambda x: sk.sum(f(x))), sk.checkpoint(lambda x: sk.exp(x) * x),
+    ),
+    "jvp of checkpoint": (
+        lambda f: lambda x: sk.jvp(f, (x,), (x,)), sk.checkpoint(lambda x: sk.exp(x) * x),
+    ),
+    "hessian": (lambda f: sk.hessian(lambda x: sk.sum(f(x))), lambda x: x**3 * sk.sum(x)),
+    "jacobian rev": (lambda f: sk.jacobian(f, mode="rev"), lambda x: x * sk.flip(x)),
+    "jacobian fwd": (lambda f: sk.jacobian(f, mode="fwd"), lambda x: x * sk.flip(x)),
+    "hvp": (
+        lambda f: lambda x: sk.hvp(lambda v: sk.sum(f(v)), (x,), (x,)), lambda x: sk.sin(x) * x,
+    ),
+    "stop_gradient": (
+        lambda f: sk.grad(lambda x: sk.sum(f(x))), lambda x: x * sk.stop_gradient(x),
+    ),
+    "tape and a captured Variable": (by_tape, lambda x: x * CAPTURED * CAPTURED),
+    "tape and checkpoint": (by_tape, sk.checkpoint(lambda x: sk.exp(x * CAPTURED))),
+    "grad of grad": (
+        lambda f: sk.grad(lambda x: sk.sum(sk.grad(lambda y: sk.sum(f(y)))(x) ** 2)),
+        lambda x: sk.tanh(x) * x,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BORDER)
+def test_derivatives_inside_outside_and_across(name: str) -> None:
+    """The derivative of a staged function, a staged derivative, and both, are the eager one."""
+    derive, f = BORDER[name]
+    x = f64([0.7, 1.3])
+    eager = derive(f)(x)
+    for staged in (
+        derive(sk.function(f)),
+        sk.function(derive(f)),
+        sk.function(derive(sk.function(f))),
+    ):
+        for _ in range(2):
+            for a, b in zip(tree.leaves(staged(x)), tree.leaves(eager), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-14)
 
 
 # ----- random compositions ------------------------------------------------------------------------
