@@ -327,6 +327,8 @@ def normalize_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """Axes as a sorted tuple of non-negative ints; None means all of them."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int:
+        return (normalize_axis(op, axis, ndim),)
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     found = tuple(sorted(normalize_axis(op, a, ndim) for a in axes))
     if len(set(found)) != len(found):

@@ -12,6 +12,7 @@ from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import Cell, Op, current, weak_type
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number
+from stagekit.tensor import Tensor
 from stagekit.types import (
     RANK,
     DType,
@@ -108,7 +109,7 @@ def _identity(name: str, *, differentiable: bool, transparent: bool = False, doc
     )
 
 
-alias = _identity(
+alias: Op = _identity(
     "alias",
     differentiable=True,
     transparent=True,
@@ -478,7 +479,8 @@ def result_type(*operands: Any) -> DType:
     kinds: list[DType | type] = []
     for x in operands:
         weak = weak_type(x)
-        kinds.append(weak if weak is not None else as_dtype(x.dtype if hasattr(x, "dtype") else x))
+        kind = x if isinstance(x, type) else getattr(x, "dtype", x)
+        kinds.append(as_dtype(kind) if weak is None else weak)
     return promote(kinds)
 
 
@@ -489,7 +491,7 @@ def can_cast(from_: Any, to: DType, /) -> bool:
     >>> sk.can_cast(sk.int8, sk.int64), sk.can_cast(sk.float64, sk.float32)
     (True, False)
     """
-    source = from_.dtype if isinstance(from_, Cell) else as_dtype(from_)
+    source = from_.dtype if isinstance(from_, Tensor) else as_dtype(from_)
     return bool(np.can_cast(source.numpy, as_dtype(to).numpy))
 
 
@@ -500,7 +502,7 @@ def finfo(type: Any, /) -> np.finfo[Any]:
     >>> sk.finfo(sk.float32).bits
     32
     """
-    kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
+    kind = type.dtype if isinstance(type, Tensor) else as_dtype(type)
     if kind.kind != "float":
         error = DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
         raise error.located(here())
@@ -514,7 +516,7 @@ def iinfo(type: Any, /) -> np.iinfo[Any]:
     >>> sk.iinfo(sk.int8).max
     127
     """
-    kind = type.dtype if isinstance(type, Cell) else as_dtype(type)
+    kind = type.dtype if isinstance(type, Tensor) else as_dtype(type)
     if RANK[kind.kind] != 1 or kind is bool_:
         error = DTypeError(f"iinfo: {kind} is not an integer type", fix="use finfo for floats")
         raise error.located(here())

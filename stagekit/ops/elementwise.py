@@ -216,7 +216,7 @@ def _abs(xp: Any, x: Any) -> Any:
 
 
 abs = elementwise("abs", numeric, lambda ct, out, x: ct * sign(x), evaluate=_abs)
-sign = elementwise("sign", number, reason=_STEPS)
+sign: Op = elementwise("sign", number, reason=_STEPS)
 
 
 def _rounding(function: str) -> Callable[..., Any]:
@@ -290,7 +290,7 @@ def _softplus(xp: Any, x: Any) -> Any:
     return special.softplus(x)
 
 
-sigmoid = elementwise(
+sigmoid: Op = elementwise(
     "sigmoid", floating, lambda ct, out, x: ct * out * sigmoid(-x), evaluate=_sigmoid
 )
 softplus = elementwise("softplus", floating, lambda ct, out, x: ct * sigmoid(x), evaluate=_softplus)
@@ -298,10 +298,10 @@ softplus = elementwise("softplus", floating, lambda ct, out, x: ct * sigmoid(x),
 # ----- trigonometry -------------------------------------------------------------------------------
 
 sin = elementwise("sin", floating, lambda ct, out, x: ct * cos(x))
-cos = elementwise("cos", floating, lambda ct, out, x: -ct * sin(x))
+cos: Op = elementwise("cos", floating, lambda ct, out, x: -ct * sin(x))
 tan = elementwise("tan", floating, lambda ct, out, x: ct * (1.0 + out * out))
 sinh = elementwise("sinh", floating, lambda ct, out, x: ct * cosh(x))
-cosh = elementwise("cosh", floating, lambda ct, out, x: ct * sinh(x))
+cosh: Op = elementwise("cosh", floating, lambda ct, out, x: ct * sinh(x))
 tanh = elementwise("tanh", floating, lambda ct, out, x: ct * (1.0 - out * out))
 asin = elementwise(
     "asin", floating, lambda ct, out, x: ct / sqrt((1.0 - x) * (1.0 + x)), evaluate="arcsin"
@@ -332,7 +332,7 @@ def _over(x: Any, norm: Any) -> Any:
     return where(zero, 0.0, x / where(zero, 1.0, norm))
 
 
-hypot = elementwise(
+hypot: Op = elementwise(
     "hypot",
     floating,
     lambda ct, out, x, y: ct * _over(x, out),
@@ -404,7 +404,7 @@ greater_equal = elementwise("greater_equal", numeric, result=bool_, reason=_TEST
 
 logical_and = elementwise("logical_and", logical, result=bool_, reason=_TEST)
 logical_or = elementwise("logical_or", logical, result=bool_, reason=_TEST)
-logical_xor = elementwise("logical_xor", logical, result=bool_, reason=_TEST)
+logical_xor: Op = elementwise("logical_xor", logical, result=bool_, reason=_TEST)
 logical_not = elementwise("logical_not", logical, result=bool_, reason=_TEST)
 
 _BITS = "integers have no derivative"
@@ -443,7 +443,7 @@ def _where_dtypes(name: str, operands: Sequence[Any]) -> list[DType]:
     return [bool_, *[promote(operands[1:])] * 2]
 
 
-where = elementwise(
+where: Op = elementwise(
     "where",
     _where_dtypes,
     None,

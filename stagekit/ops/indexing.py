@@ -18,6 +18,7 @@ from stagekit.errors import BoundsError, DTypeError, ShapeError
 from stagekit.op import Cell, Op, Speller, current
 from stagekit.source import here
 from stagekit.symbolic import Dim, product
+from stagekit.tensor import Tensor
 from stagekit.types import (
     RANK,
     DType,
@@ -319,7 +320,7 @@ def _axes_used(item: Any) -> int:
     """How many axes of the tensor an item of a key stands for."""
     if item is None or item is Ellipsis or item is _SEPARATOR:
         return 0
-    return item.ndim if isinstance(item, Cell) and item.dtype is bool_ else 1
+    return item.ndim if isinstance(item, Tensor) and item.dtype is bool_ else 1
 
 
 def _items(x: Any, key: Any) -> list[Any]:
@@ -333,7 +334,7 @@ def _items(x: Any, key: Any) -> list[Any]:
     dots = [k for k, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1:
         raise BoundsError("index: two ellipses", fix="use `...` once").located(here())
-    gap = [slice(None)] * (x.ndim - used) or [_SEPARATOR] * len(dots)
+    gap: list[Any] = [slice(None)] * (x.ndim - used) or [_SEPARATOR] * len(dots)
     where = dots[0] if dots else len(parts)
     items: list[Any] = []
     axis = 0
@@ -345,7 +346,7 @@ def _items(x: Any, key: Any) -> list[Any]:
 
 def _unmasked(x: Any, axis: int, part: Any) -> list[Any]:
     """An item; for a mask of the axes from `axis` on, one index array for each of them."""
-    if not isinstance(part, Cell) or part.dtype is not bool_:
+    if not isinstance(part, Tensor) or part.dtype is not bool_:
         return [part]
     if part.ndim == 0:
         return [_New(nonzero(part)[0])]
@@ -460,14 +461,16 @@ def getitem(x: Any, key: Any) -> Any:
     >>> sk.arange(6)[1:4]
     tensor([1, 2, 3], dtype=int64)
     """
+    if type(key) is int and x.ndim:
+        return _row(x, key)
     plan = _plan(x, key)
     out = x
-    if not known_same(plan.sizes, x.shape) or any(d != 1 for d in plan.strides):
+    if not known_same(tuple(plan.sizes), x.shape) or any(d != 1 for d in plan.strides):
         starts, sizes, strides = (tuple(v) for v in (plan.starts, plan.sizes, plan.strides))
         out = ops.slice(out, starts=starts, sizes=sizes, strides=strides)
     if plan.flips:
         out = ops.flip(out, axis=tuple(plan.flips))
-    if not known_same(plan.shape, out.shape):
+    if not known_same(tuple(plan.shape), out.shape):
         out = ops.reshape(out, tuple(plan.shape))
     if plan.indices:
         out = gather(out, *plan.indices, axes=tuple(plan.axes))
@@ -475,6 +478,14 @@ def getitem(x: Any, key: Any) -> Any:
         kept = sum(k not in plan.axes for k in range(plan.separator))
         out = ops.squeeze(out, axis=plan.indices[0].ndim + kept)
     return ops.alias(x) if out is x else out
+
+
+def _row(x: Any, i: int) -> Any:
+    """`x[i]`, the most frequent of all keys, without a plan."""
+    n, *rest = x.shape
+    start, zeros = _in_bounds(i, n, 0), (0,) * len(rest)
+    sizes, strides = (1, *rest), (1,) * x.ndim
+    return ops.reshape(ops.slice(x, starts=(start, *zeros), sizes=sizes, strides=strides), rest)
 
 
 def _flat(key: Any) -> tuple[Any, ...]:
@@ -505,7 +516,7 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
     return ops.reshape(flat, x.shape)
 
 
-def _require_mask(sizes: Sequence[Any], x: Any, mask: Any) -> None:
+def _require_mask(sizes: tuple[Any, ...], x: Any, mask: Any) -> None:
     if not same_shape(mask.shape, sizes):
         raise BoundsError(
             f"index: a mask of shape {shape_text(mask.shape)} does not fit shape "

@@ -65,7 +65,7 @@ def _reshape_element(e: Speller, out: TensorType, idx: Index, x: Any, *, shape: 
     return x(*reversed(source))
 
 
-_reshape = linear(
+_reshape: Op = linear(
     "reshape",
     lambda ct, x, *, shape: _reshape(ct, shape=x.shape),
     infer=_reshape_type,
@@ -161,7 +161,7 @@ def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(axes)), key=lambda k: axes[k]))
 
 
-_permute = linear(
+_permute: Op = linear(
     "permute",
     lambda ct, x, *, axes: _permute(ct, axes=_inverse(axes)),
     infer=lambda x, *, axes: x.with_shape(x.shape[a] for a in axes),
@@ -309,7 +309,7 @@ def located_shapes(op: str, *shapes: Shape) -> Shape:
         raise error.located(here()) from None
 
 
-_flip = linear(
+_flip: Op = linear(
     "flip",
     lambda ct, x, *, axes: _flip(ct, axes=axes),
     infer=lambda x, *, axes: x,
@@ -464,9 +464,9 @@ def pad(x: Any, /, pad_width: Any, mode: str = "constant", *, constant_values: A
         raise ArgumentError(
             f"pad: mode is {mode!r}", fix=f"use one of constant, {', '.join(_MODES)}"
         ).located(here())
-    for axis, (low, high) in enumerate(widths):
-        if (low, high) != (0, 0):
-            x = ops.take(x, _MODES[mode](x.shape[axis], low, high), axis=axis)
+    for axis, (before, after) in enumerate(widths):
+        if before or after:
+            x = ops.take(x, _MODES[mode](x.shape[axis], before, after), axis=axis)
     return x
 
 

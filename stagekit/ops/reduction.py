@@ -138,7 +138,7 @@ def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     return _fold_sum(xp, x, axes)
 
 
-_sum = reduction(
+_sum: Op = reduction(
     "sum",
     "add",
     _sum_evaluate,
