@@ -856,6 +856,7 @@ def test_custom_vjp() -> None:
     f = clipped(-1.0, 1.0)
     assert f(3.0) == 3.0
     assert sk.grad(lambda x: f(x) * 5)(f64(3.0)).item() == 1
+    assert sk.grad(lambda x: x + f(x) * 5 + x * x)(f64(3.0)).item() == 1 + 1 + 6
     assert sk.grad(lambda x: sk.sum(f(x) * f64([0.5, -9.0])))(f64([1.0, 1.0])).tolist() == [0.5, -1]
     with sk.GradientTape() as tape:
         x = f64(2.0)
@@ -1090,6 +1091,31 @@ def test_checkpoint_gives_the_same_bits_with_several_results() -> None:
     for f in (plain, recomputed):
         out, tangent = sk.jvp(f, args, args)
         assert identical([out, tangent], list(sk.jvp(plain, args, args)))
+
+
+def test_checkpoint_gives_the_same_bits_where_weights_are_shared() -> None:
+    """The cotangents of a weight used in many steps are added in the same order."""
+    w, xs = draw(16, 16), [draw(4, 16, seed=k) for k in range(6)]
+
+    def step(h: Any, x: Any) -> Any:
+        return sk.tanh((h @ w) * 0.3 + sk.sin(x @ w) + h)
+
+    def loss(step: Function) -> Function:
+        def total() -> Any:
+            h = xs[0]
+            for x in xs[1:]:
+                h = step(h, x) + step(x, h)
+            return sk.sum(h * h) + sk.sum(w * w)
+
+        return total
+
+    found = []
+    for f in (loss(step), loss(sk.checkpoint(step))):
+        with sk.GradientTape() as tape:
+            tape.watch([w, xs])
+            y = f()
+        found.append(tape.gradient(y, [w, xs]))
+    assert identical(*found)
 
 
 def test_checkpoint_of_any_order_and_mode() -> None:
