@@ -1033,12 +1033,14 @@ def f(x):
         ("own.random()", "random", "own"),
         ("d['k'].append(x)", "mutation", "d['k']"),
         ("x_list.append(1)", "mutation", "x_list"),
+        ("list(map(print, [x]))", "print", "print"),
+        ("uuid.uuid4()", "random", "os.urandom"),
     ],
 )
 def test_each_effect_names_its_line(act: str, kind: str, path: str) -> None:
     m = program(
         f"""
-import collections, functools, heapq, itertools, random
+import collections, functools, heapq, itertools, random, uuid
 class C:
     total = 0
     def __init__(self): self.n = 0; self.stream = (i for i in range(9))
@@ -1310,6 +1312,31 @@ def test_the_callback_is_cheap_once_code_is_scanned() -> None:
     start = time.perf_counter()
     watched(lambda x: big[0], x)
     assert time.perf_counter() - start < 0.5
+
+
+def test_what_is_read_is_seen_beyond_the_bounds_of_the_walk() -> None:
+    far = deep = SimpleNamespace()
+    for _ in range(30):
+        far.next = SimpleNamespace()
+        far = far.next
+    far.lr, far.n = 0.1, 0
+    many = [SimpleNamespace(lr=0.1, n=0) for _ in range(30_000)]
+
+    def f(x: object) -> object:
+        node = deep
+        while hasattr(node, "next"):
+            node = node.next
+        many[25_000].n += 1
+        return touch(node), many[25_000].lr
+
+    def touch(node: Any) -> object:
+        node.n += 1
+        return node.lr
+
+    watch = watched(f, 1)
+    paths = [str(g.path) for g in watch.guards()]
+    assert "cell many[25000].lr" in paths and any(p.endswith(".next.lr") for p in paths)
+    assert kinds(watch).count("attribute") == 2
 
 
 def test_enumerations_and_counters() -> None:

@@ -109,6 +109,7 @@ def _filter(m: Machine, _: Expr, args: list[Value], every: list[Value]) -> Value
 
 
 def _map(m: Machine, callee: Expr, args: list[Value], every: list[Value]) -> Value:
+    m.read(args[0] if args else EMPTY, "escape", frozenset([callee]))
     for value in args[1:]:
         m.keep(_passed(m, value, args[0]))
     return frozenset([("bag", ANY)])

@@ -31,7 +31,7 @@ from .paths import (
     same_value,
 )
 
-MAX_DEPTH = 6
+MAX_DEPTH = 40
 MAX_OBJECTS = 20_000
 MAX_ELEMENTS = 2_000  # children of one container that are walked; changes are seen beyond
 MAX_BYTES = 1 << 24  # of one array
@@ -200,7 +200,8 @@ class Outer:
         queue = deque([(obj, path, keyed, 0)])
         while queue:
             obj, path, keyed, depth = queue.popleft()
-            if type(obj) in SCALARS or len(self.nodes) > MAX_OBJECTS:
+            full = depth > 0 and len(self.nodes) > MAX_OBJECTS
+            if type(obj) in SCALARS or full:
                 continue
             if self.is_tensor(obj):
                 self._tensor(obj, path)

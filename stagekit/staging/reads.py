@@ -42,6 +42,7 @@ from .symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 
 MAX_PLACES = 2_000
 MAX_GUARDS = 20_000
+MAX_ROUNDS = 64
 _SEQUENCES = (list, tuple)
 _ARRAY_FACTS = frozenset(
     ["shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"]
@@ -117,6 +118,7 @@ class Reader:
         self.touched: dict[int, Place] = {}
         self.lines: dict[Any, Site] = {}  # where an object, or its attribute, was first read
         self.advanced: dict[int, tuple[Any, Path, Site]] = {}  # iterators whose state is hidden
+        self.passed: list[tuple[Any, Site]] = []  # builtin functions given to be called elsewhere
         self.returned: dict[int, tuple[types.CodeType, dict[int, Any]]] = {}
         self.drawn: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # what iterators iterate over
         self.waiting: dict[Any, tuple[Read, Env]] = {}
@@ -140,7 +142,7 @@ class Reader:
 
     def finish(self) -> None:
         """Follow what waited, until nothing more is found."""
-        for _ in range(6):
+        for _ in range(MAX_ROUNDS):
             known = len(self.guards), len(self.touched)
             for read, env in list(self.waiting.values()):
                 env.memo.clear()
@@ -637,6 +639,8 @@ class Reader:
     _use_return = _use_deep
 
     def _use_escape(self, place: Place, read: Read, env: Env) -> None:
+        if type(place.obj) is types.BuiltinFunctionType:
+            self.passed.append((place.obj, env.site(read.line)))
         callees = [p.obj for c in read.callee for p in self.evaluate(_maker(c), env)]
         copies = any(getattr(c, "__module__", None) in _COPYING for c in callees if _is_code(c))
         if any(self._computes(c) for c in callees):

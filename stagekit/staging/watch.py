@@ -233,21 +233,27 @@ class Watch:
             plan.done = not plan.names and not plan.generator
         if plan.names:
             values = frame.f_locals
-            key = [self._key(plan, name, values.get(name)) for name in plan.names]
-            seen = tuple(key) if any(key) else ()
-            if seen not in plan.seen:
-                plan.seen.add(seen)
+            key = self._key(plan, values)
+            if key not in plan.seen:
+                plan.seen.add(key)
                 self._follow(frame, plan, values)
 
-    def _key(self, plan: _Plan, name: str, value: Any) -> Any:
-        """What tells two entries apart in one variable: nothing for tensors and most scalars."""
-        kind = type(value)
-        if kind in self._leaves:
-            return (kind, value) if name in plan.keys and kind in SCALARS else 0
-        if self._is_tensor(value):
-            self._leaves.add(kind)
-            return 0
-        return id(value)
+    def _key(self, plan: _Plan, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What tells two entries of a frame apart: nothing for tensors and for most scalars."""
+        key: list[Any] = []
+        leaves = self._leaves
+        for name in plan.names:
+            value = values.get(name)
+            kind = type(value)
+            if kind in leaves:
+                scalar = name in plan.keys and kind in SCALARS
+                key.append((kind, value) if scalar else 0)
+            elif self._is_tensor(value):
+                leaves.add(kind)
+                key.append(0)
+            else:
+                key.append(id(value))
+        return tuple(key)
 
     # ------------------------------------------------------------------ reads of a frame
 
@@ -338,11 +344,14 @@ class Watch:
     def _act(self, frame: types.FrameType | None, kind: str, name: str) -> None:
         """A builtin with an effect was called: by the user, or for the user by pathlib."""
         near = frame
+        if kind == "random":  # by the user, or for the user by uuid or secrets
+            return self._effect(kind, name, self._site(frame), f"`{name}` was called")
         while near is not None and near.f_globals.get("__name__", "").startswith("pathlib"):
             near = near.f_back
         if near is not None and not self._origin.file(near.f_code.co_filename):
             site = Site(near.f_code.co_filename, near.f_lineno or 0, near.f_code.co_name)
             self._effect(kind, name, site, f"`{name}` was called")
+        return None
 
     def _site(self, frame: types.FrameType | None) -> Site:
         """The nearest line of the user's code."""
@@ -376,6 +385,10 @@ class Watch:
     def _compare(self) -> None:
         for change in self._outer.changes():
             self._changed(change)
+        for function, site in self._reader.passed:
+            if function in _ACTS:
+                kind, name = _ACTS[function]
+                self._effect(kind, name, site, f"`{name}` was passed on to be called")
         for obj, path, site in self._reader.advanced.values():
             text = f"the {type(obj).__name__} `{path.notation}` was advanced"
             self._effect("iterator", path.notation, site, text)
