@@ -262,6 +262,11 @@ def class_out_of_range(x: Any, i: Any) -> Any:
     return sk.nn.functional.cross_entropy(x, i)
 
 
+@value_mistake
+def class_negative(x: Any, i: Any) -> Any:
+    return sk.nn.functional.cross_entropy(x, sk.where(i > 5, -1, i))
+
+
 @mistake
 def labels_shape(x: Any, i: Any) -> Any:
     return sk.nn.functional.cross_entropy(x, sk.asarray([0, 1, 2]))

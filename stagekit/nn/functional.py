@@ -8,7 +8,7 @@ import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.ops import logsumexp, sigmoid, softplus
 from stagekit.source import here
-from stagekit.types import default_float, normalize_axis, same_shape, shape_text
+from stagekit.types import default_float, default_int, normalize_axis, same_shape, shape_text
 
 __all__ = [
     "cross_entropy",
@@ -144,7 +144,9 @@ def _hard_losses(
             fix="class indices have the logits' shape without the class axis",
         ).located(here())
     kept = None if ignore is None else labels != ignore
-    index = labels if kept is None else ops.where(kept, labels, 0)
+    index = ops.astype(labels if kept is None else ops.where(kept, labels, 0), default_int)
+    # An index counts from the end where it is negative; a label does not: it is moved out of range.
+    index = ops.where(index < 0, index - logp.shape[axis], index)
     picked = ops.take_along_axis(logp, ops.expand_dims(index, axis=axis), axis=axis)
     losses = -ops.squeeze(picked, axis=axis)
     if smoothing:
