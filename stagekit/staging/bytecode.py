@@ -18,8 +18,8 @@ from itertools import product
 from types import CodeType
 from typing import Any, NamedTuple
 
-from .callees import model_of
-from .symbols import (
+from stagekit.staging.callees import model_of
+from stagekit.staging.symbols import (
     ANY,
     EMPTY,
     FRESH,

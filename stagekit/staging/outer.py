@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .paths import (
+from stagekit.staging.paths import (
     CONTAINERS,
     MISSING,
     SCALARS,

@@ -19,10 +19,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from .bytecode import Read
-from .origin import Origin
-from .outer import KEYS, OPEN, Node, Outer, content, items_of, sources
-from .paths import (
+from stagekit.staging.bytecode import Read
+from stagekit.staging.origin import Origin
+from stagekit.staging.outer import KEYS, OPEN, Node, Outer, content, items_of, sources
+from stagekit.staging.paths import (
     CONTAINERS,
     MISSING,
     SCALARS,
@@ -38,7 +38,7 @@ from .paths import (
     pick,
     unwrap,
 )
-from .symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
+from stagekit.staging.symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 
 MAX_PLACES = 2_000
 MAX_GUARDS = 20_000

@@ -24,12 +24,20 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from .bytecode import Read, Write, constants, scan
-from .origin import Origin
-from .outer import Change, Outer, content
-from .paths import MISSING, SCALARS, Guard, Path, array_state, hold, in_classes, instance_dict
-from .reads import Env, Reader, Site, waits
-from .symbols import Expr
+from stagekit.staging.bytecode import Read, Write, constants, scan
+from stagekit.staging.origin import Origin
+from stagekit.staging.outer import Change, Outer, content
+from stagekit.staging.paths import (
+    MISSING,
+    SCALARS,
+    Guard,
+    Path,
+    array_state,
+    in_classes,
+    instance_dict,
+)
+from stagekit.staging.reads import Env, Reader, Site, waits
+from stagekit.staging.symbols import Expr
 
 _GENERATOR = 0x20 | 0x80 | 0x200
 _LIST_METHODS = "append extend insert pop remove clear sort reverse"
@@ -569,4 +577,4 @@ _ACTS: dict[Any, tuple[str, str]] = {
     },
 }
 
-__all__ = ["Effect", "Guard", "Path", "Watch", "hold", "is_tree"]
+__all__ = ["Effect", "Watch", "is_tree"]
