@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import stagekit.ops as ops
-from stagekit.errors import BoundsError, DTypeError, ShapeError
+from stagekit.errors import BoundsError, DTypeError, ShapeError, hide_frames
 from stagekit.op import Cell, Op, Speller, current
 from stagekit.source import here
 from stagekit.symbolic import Dim, product
@@ -461,23 +461,27 @@ def getitem(x: Any, key: Any) -> Any:
     >>> sk.arange(6)[1:4]
     tensor([1, 2, 3], dtype=int64)
     """
-    if type(key) is int and x.ndim:
-        return _row(x, key)
-    plan = _plan(x, key)
-    out = x
-    if not known_same(tuple(plan.sizes), x.shape) or any(d != 1 for d in plan.strides):
-        starts, sizes, strides = (tuple(v) for v in (plan.starts, plan.sizes, plan.strides))
-        out = ops.slice(out, starts=starts, sizes=sizes, strides=strides)
-    if plan.flips:
-        out = ops.flip(out, axis=tuple(plan.flips))
-    if not known_same(tuple(plan.shape), out.shape):
-        out = ops.reshape(out, tuple(plan.shape))
-    if plan.indices:
-        out = gather(out, *plan.indices, axes=tuple(plan.axes))
-    if plan.separator is not None:
-        kept = sum(k not in plan.axes for k in range(plan.separator))
-        out = ops.squeeze(out, axis=plan.indices[0].ndim + kept)
-    return ops.alias(x) if out is x else out
+    try:
+        if type(key) is int and x.ndim:
+            return _row(x, key)
+        plan = _plan(x, key)
+        out = x
+        if not known_same(tuple(plan.sizes), x.shape) or any(d != 1 for d in plan.strides):
+            starts, sizes, strides = (tuple(v) for v in (plan.starts, plan.sizes, plan.strides))
+            out = ops.slice(out, starts=starts, sizes=sizes, strides=strides)
+        if plan.flips:
+            out = ops.flip(out, axis=tuple(plan.flips))
+        if not known_same(tuple(plan.shape), out.shape):
+            out = ops.reshape(out, tuple(plan.shape))
+        if plan.indices:
+            out = gather(out, *plan.indices, axes=tuple(plan.axes))
+        if plan.separator is not None:
+            kept = sum(k not in plan.axes for k in range(plan.separator))
+            out = ops.squeeze(out, axis=plan.indices[0].ndim + kept)
+        return ops.alias(x) if out is x else out
+    except Exception as error:
+        hide_frames(error)
+        raise
 
 
 def _row(x: Any, i: int) -> Any:
@@ -584,8 +588,12 @@ def setitem(x: Any, key: Any, value: Any) -> None:
     >>> x
     tensor([5., 0.], dtype=float32)
     """
-    interpreter = current()
-    interpreter.write(x, interpreter.read(At(x)[key].set(value)))
+    try:
+        interpreter = current()
+        interpreter.write(x, interpreter.read(At(x)[key].set(value)))
+    except Exception as error:
+        hide_frames(error)
+        raise
 
 
 # ----- take and friends ---------------------------------------------------------------------------
