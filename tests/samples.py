@@ -724,6 +724,7 @@ def _creation_rows() -> Iterator[tuple[Any, ...]]:
     for row in ((0, 1, 5), (2, -2, 4), (0.5, 0.5, 3), (0, 1, 1), (0, 1, 0)):
         yield "linspace", row, {}, np.linspace
     yield "linspace", (0, 1, 4), {"endpoint": False}, np.linspace
+    yield "linspace", (-3, 4, 6), {"dtype": dtype("int32")}, _np(np.linspace)
     for row, keywords in (((3,), {}), ((2, 4), {"k": 1}), ((3, 2), {"k": -1}), ((2, 2), {"k": 5})):
         yield "eye", row, keywords, np.eye
     like = np.ones((2, 3), "float32")
@@ -807,6 +808,7 @@ def _product_rows(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     a, b = random(rng, "float32", (4, 3)), random(rng, "float32", (2, 1, 3))
     yield "vecdot", (a, b), {}, np.vecdot
     yield "vecdot", (a, a + 1), {"axis": 0}, np.vecdot
+    yield "vecdot", (pair[0], pair[0] * 9), {}, np.vecdot
     x = random(rng, "float32", (3, 4))
     for bounds in ((-1, 1), (None, 0.5), (0, None), (None, None), (x - 1, 0.0)):
         yield "clip", (x, *bounds), {}, _clip

@@ -280,6 +280,7 @@ def test_composites_are_numpys(call: Composite) -> None:
         else:
             assert np.array_equal(mine, theirs), call
             assert mine.dtype.kind == theirs.dtype.kind, call
+            assert mine.dtype == theirs.dtype or call.name not in ("vecdot", "matmul"), call
 
 
 # ----- errors -------------------------------------------------------------------------------------

@@ -129,4 +129,5 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     >>> sk.vecdot(sk.ones(3), sk.arange(3)).item()
     3.0
     """
-    return ops.sum(ops.multiply(x1, x2), axis=axis)
+    products = ops.multiply(x1, x2)
+    return ops.sum(products, axis=axis, dtype=products.dtype)

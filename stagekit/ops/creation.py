@@ -383,7 +383,8 @@ def linspace(
     if endpoint:
         last = ops.logical_and(count == num - 1, count > 0)
         values = ops.where(last, asarray(stop, dtype=wide), values)
-    return astype(values, default_float if dtype is None else dtype, copy=False)
+    kind = default_float if dtype is None else as_dtype(dtype)
+    return astype(values if kind.kind == "float" else ops.floor(values), kind, copy=False)
 
 
 def eye(

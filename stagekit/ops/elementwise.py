@@ -12,7 +12,7 @@ from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import DTypeError
-from stagekit.op import DTypeRule, Op, Speller
+from stagekit.op import OPS, DTypeRule, Op, Speller
 from stagekit.ops import special
 from stagekit.ops.documentation import document
 from stagekit.types import (
@@ -100,10 +100,12 @@ def unbroadcast(ct: Any, like: Any) -> Any:
     if known_same(ct.shape, like.shape):
         return ct
     lead = ct.ndim - like.ndim
-    ct = ops.sum(ct, axis=tuple(range(lead))) if lead else ct
-    pairs = enumerate(zip(like.shape, ct.shape, strict=True))
-    axes = tuple(axis for axis, (n, m) in pairs if _is_one(n) or not same_size(n, m))
-    return ops.sum(ct, axis=axes, keepdims=True) if axes else ct
+    pairs = enumerate(zip(like.shape, ct.shape[lead:], strict=True), lead)
+    kept = tuple(axis for axis, (n, m) in pairs if _is_one(n) or not same_size(n, m))
+    shape = tuple([1 if k in kept else n for k, n in enumerate(ct.shape) if k >= lead])
+    axes = (*range(lead), *kept)
+    out = OPS["sum"](ct, axes=axes) if axes else ct
+    return OPS["reshape"](out, shape=shape) if kept else out
 
 
 def _is_one(size: Any) -> bool:

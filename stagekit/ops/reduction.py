@@ -14,7 +14,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
-from stagekit.op import Op, Speller, keep
+from stagekit.op import OPS, Op, Speller, keep
 from stagekit.ops.elementwise import logical, number
 from stagekit.symbolic import product
 from stagekit.types import (
@@ -64,7 +64,8 @@ def restored(x: Any, like: Any, axes: Axes) -> Any:
 
 def _spread(x: Any, like: Any, axes: Axes) -> Any:
     """A reduced tensor repeated over the axes it was reduced by."""
-    return ops.broadcast_to(restored(x, like, axes), like.shape)
+    one = tuple([1 if k in axes else n for k, n in enumerate(like.shape)])
+    return OPS["broadcast_to"](OPS["reshape"](x, shape=one), shape=like.shape)
 
 
 def reduction(name: str, fold: str, evaluate: Callable[..., Any], **facts: Any) -> Op:
