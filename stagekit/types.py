@@ -285,7 +285,11 @@ def known_same(a: Shape, b: Shape) -> bool:
     >>> known_same((2, 3), (2, 3)), known_same((1, 3), (2, 3))
     (True, False)
     """
-    return len(a) == len(b) and all(strip(n) == strip(m) for n, m in zip(a, b, strict=True))
+    return len(a) == len(b) and all(map(_known_equal, a, b))
+
+
+def _known_equal(n: Any, m: Any) -> bool:
+    return n is m or bool(strip(n) == strip(m))
 
 
 def same_shape(a: Shape, b: Shape) -> bool:
