@@ -53,7 +53,7 @@ def _values(
 
 
 def _laid_out(x: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "F":
+    if layout == "F" and x.ndim:
         return np.asfortranarray(x)
     if layout == "strided" and x.ndim:
         return np.repeat(x, 2, axis=0)[::2]

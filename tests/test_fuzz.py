@@ -229,9 +229,9 @@ class Run:
             return  # without values there is none: sizes do not fit, or a value is asked for
         loaded = runtime.load(path)
         for sizes in SIZES[:3]:
-            args = self._args(sizes)
-            want = outcome(self.program, args)
-            got = outcome(loaded, [np.asarray(x) for x in args])
+            arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in self._args(sizes)]
+            want = outcome(self.program, [sk.asarray(x) for x in arrays])
+            got = outcome(loaded, arrays)
             refused = isinstance(got, tuple) and issubclass(got[0], sk.errors.ShapeError)
             self.check(refused or agree(want, got), f"exported at {sizes}", want, got)
             if not refused and not isinstance(want, tuple):
