@@ -46,12 +46,7 @@ class Family:
     def sizes(
         self, dynamic: str | bool, name: str, shape: tuple[int, ...]
     ) -> tuple[int | str, ...]:
-        """The sizes of a captured tensor: symbolic from the second one seen.
-
-        One held by identity is always the same, and shares its name with all others.
-        """
-        if name == "held":
-            return shape
+        """The sizes of a captured tensor: symbolic from the second one seen."""
         known = self.captured.setdefault(name, [])
         earlier = [s for s in known if len(s) == len(shape)]
         if shape not in known:

@@ -21,7 +21,7 @@ from stagekit.op import OPS, Interpreter, Op
 from stagekit.settings import config
 from stagekit.source import Location, here
 from stagekit.symbolic import Dim, Expr, Facts, Number, names, strip
-from stagekit.tensor import Tensor
+from stagekit.tensor import Tensor, Variable
 from stagekit.types import DType, TensorType, dtype, require_in_range
 
 
@@ -88,6 +88,31 @@ class Constant:
 
 
 @final
+class _Assigned:
+    """The derivative of a Variable's value after an assignment, as the op `custom` asks for it.
+
+    None flows into what was assigned: the value counts as one more read of the Variable, `xs[0]`.
+    """
+
+    def __repr__(self) -> str:
+        return "'assigned'"
+
+    def vjp(self, i: int, ct: Any, index: int, xs: Sequence[Any]) -> Any:
+        return ct if i == 0 else None
+
+    def jvp(self, tangents: Sequence[Any], index: int, xs: Sequence[Any]) -> Any:
+        return tangents[0]
+
+    def pull(
+        self, cts: dict[int, Any], xs: Sequence[Any], wanted: Sequence[int], so_far: Sequence[Any]
+    ) -> Sequence[Any]:
+        return [cts[0] if known is None else known + cts[0] for known in so_far]
+
+    def push(self, tangents: Sequence[Any], xs: Sequence[Any]) -> dict[int, Any]:
+        return {0: tangents[0]}
+
+
+@final
 class Staging(Interpreter):
     """The base interpreter of a trace.
 
@@ -124,6 +149,8 @@ class Staging(Interpreter):
         self.lines: dict[Node, tuple[Location, ...]] = {}
         self.checks: list[Node] = []
         self._cells: dict[int, tuple[Any, Traced]] = {}
+        self._sources: dict[int, Traced] = {}  # what each outer cell held at first
+        self._assigned: set[int] = set()  # Variables not read since they were assigned
         self._arrays: dict[int, tuple[Any, Traced]] = {}
         self._names: set[str] = set()
         self._serial = 0
@@ -141,6 +168,7 @@ class Staging(Interpreter):
         self.line = here()
         value = Traced(self, node, type, array)
         self._cells[id(cell)] = (cell, value)
+        self._sources[id(cell)] = value
         return value
 
     def input(self, name: str, type: TensorType) -> Tensor:
@@ -176,15 +204,39 @@ class Staging(Interpreter):
                 raise value.leaked().located(here())
             return value
         known = self._cells.get(id(cell))
-        return known[1] if known is not None else self._capture(cell, value)
+        if known is None:
+            return self._capture(cell, value)
+        if id(cell) in self._assigned:
+            return self._read_assigned(cell, known[1])
+        return known[1]
+
+    def _read_assigned(self, cell: Any, value: Traced) -> Traced:
+        """A Variable's value after an assignment, through which no derivative flows."""
+        self._assigned.discard(id(cell))
+        pair = Tensor(value), Tensor(self._sources[id(cell)])
+        value = self.apply(OPS["custom"], pair, {"rule": _Assigned(), "index": 0})._value
+        self._cells[id(cell)] = (cell, value)
+        return value
+
+    def held(self, cell: Any) -> Traced:
+        """What a cell holds, to be written into it in the end."""
+        known = self._cells.get(id(cell))
+        return self.read(cell) if known is None else known[1]
 
     def write(self, cell: Any, value: Traced) -> None:
         if type(cell._value) is Traced:
-            cell._value = value
+            cell._value = self._stopped(value) if type(cell) is Variable else value
             return
         self.read(cell)
         self._cells[id(cell)] = (cell, value)
         self.written[id(cell)] = cell
+        if type(cell) is Variable and value.type.dtype.kind == "float":
+            self._assigned.add(id(cell))
+
+    def _stopped(self, value: Traced) -> Traced:
+        """A value that goes into a Variable made in the trace: no derivative flows through it."""
+        stopped: Traced = self.apply(OPS["stop_gradient"], (Tensor(value),), {})._value
+        return stopped
 
     def shape(self, cell: Any) -> tuple[Any, ...]:
         return self.read(cell).shape
@@ -234,6 +286,8 @@ class Staging(Interpreter):
         return tensor
 
     def created(self, cell: Any) -> None:
+        if type(cell) is Variable:
+            cell._value = self._stopped(cell._value)
         self.made.append(weakref.ref(cell))
 
     def constant(self, value: Any, dtype: DType) -> Tensor:
@@ -305,7 +359,7 @@ class Staging(Interpreter):
 
     def now(self, cell: Any) -> Array:
         """The array that a cell holds at this point."""
-        array = self.read(cell).array
+        array = self.held(cell).array
         assert array is not None, "a trace without values has no arrays"
         return array
 

@@ -348,7 +348,7 @@ class Tracer:
         return tree.map(lambda x: x.value if isinstance(x, Number) else x, out)
 
     def _run_under_tape(self, cells: list[Any]) -> list[Any]:
-        nodes = [self.staging.read(cell).node for cell in cells]
+        nodes = [self.staging.held(cell).node for cell in cells]
         captured = [
             c.cell if isinstance(c.cell, Tensor) else Tensor(as_array(c.cell))
             for c in self.staging.captures
@@ -388,7 +388,7 @@ class Tracer:
             if len(outputs) < len(found):
                 return None
             written = list(staging.written.values())
-            concrete = self._concrete([*nodes.values(), *(staging.read(c).node for c in written)])
+            concrete = self._concrete([*nodes.values(), *(staging.held(c).node for c in written)])
         return {
             "concrete": concrete,
             "take": tuple(dict.fromkeys(places.values())),
