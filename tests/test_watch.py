@@ -1464,3 +1464,22 @@ def codes(code: types.CodeType) -> Any:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from codes(constant)
+
+
+def test_hooks_of_the_garbage_collector_are_not_the_users() -> None:
+    times: list[float] = []
+
+    def hook(phase: str, info: dict[str, int]) -> None:
+        times.append(time.perf_counter())
+
+    def fn(x: Any) -> Any:
+        gc.collect()
+        return x * 2
+
+    gc.callbacks.append(hook)
+    try:
+        watch = watched(fn, Tensor())
+    finally:
+        gc.callbacks.remove(hook)
+    assert times
+    assert watch.effects() == ()

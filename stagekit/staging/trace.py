@@ -300,7 +300,7 @@ class Tracer:
             left = Left(effects[0].text, line_of(effects[0]))
         entry = Entry(
             self.pattern,
-            tuple(guard for guard in self.watch.guards() if not _is_keyed(guard)),
+            tuple(guard for guard in self._guards(self.watch) if not _is_keyed(guard)),
             tuple(map(self._bound, self.staging.captures)),
             self.facts,
             self.shown,
@@ -365,6 +365,11 @@ class Tracer:
         inputs, checks = tuple(staging.inputs), tuple(staging.checks)
         graph = Graph(self.name, inputs, tuple(outputs), checks, staging.lines)
         return ConcreteFunction(graph, self.env, self.facts)
+
+    def _guards(self, watch: Watch) -> tuple[Guard, ...]:
+        """What must hold; a constant that NumPy computed holds every array that it may be made of."""
+        arrays = watch.array_guards() if self.staging.constants else ()
+        return (*watch.guards(), *arrays)
 
     def _bound(self, capture: Capture) -> Bound:
         cell, value, line = capture

@@ -75,6 +75,7 @@ class _Plan:
     user: bool
     done: bool = True
     generator: bool = False
+    collects: bool = False  # a hook of the garbage collector
     start: int = 0
     shared: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
     local: tuple[tuple[Read, ...], tuple[Write, ...]] = ((), ())
@@ -124,6 +125,7 @@ class Watch:
         self._code = _code_of(fn)
         self._arguments = dict(arguments)
         self._muted: types.FrameType | None = None  # inside print and the like nothing is looked at
+        self._until = _RETURN  # the events of that frame that end it
         self._plans: dict[int, _Plan] = {}
         self._alive: list[Any] = []  # what `seen` knows by id
         self._leaves: set[Any] = set(SCALARS)
@@ -188,7 +190,7 @@ class Watch:
 
     def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if self._muted is not None:
-            if frame is self._muted and event in ("c_return", "c_exception", "return"):
+            if frame is self._muted and event in self._until:
                 self._muted = None
         elif event == "call":
             plan = self._plans.get(id(frame.f_code))
@@ -209,7 +211,8 @@ class Watch:
             file.startswith("<") and self._origin.generated(file, frame.f_globals)
         )
         plan = self._plans[id(code)] = _Plan(code, user=not foreign)
-        plan.done = not plan.user and code not in _LOGGING
+        plan.collects = any(code is getattr(hook, "__code__", None) for hook in gc.callbacks)
+        plan.done = not plan.user and code not in _LOGGING and not plan.collects
         if plan.user:
             found = scan(code)
             plan.start, plan.generator = found.start, bool(code.co_flags & _GENERATOR)
@@ -227,9 +230,12 @@ class Watch:
         return plan
 
     def _enter(self, frame: types.FrameType, plan: _Plan) -> None:
+        if plan.collects:  # the garbage collector ran it, not the user
+            self._muted, self._until = frame, _RETURN
+            return
         if not plan.user:
             self._act(frame.f_back, "print", f"logging.{plan.code.co_name}")
-            self._muted = frame
+            self._muted, self._until = frame, _RETURN
             return
         if frame.f_back is not None and frame.f_back.f_code.co_filename in _IMPORT:
             return  # the body of a module that the call imports
@@ -338,7 +344,7 @@ class Watch:
         act = _ACTS.get(function)
         if act is not None:
             self._act(frame, *act)
-            self._muted = frame
+            self._muted, self._until = frame, _C_RETURN
             return
         receiver = getattr(function, "__self__", None)
         if receiver is sys.stdout or receiver is sys.stderr:
@@ -557,6 +563,7 @@ _LOGGING = frozenset(
     for owner in (logging, logging.Logger)
     for name in ("debug", "info", "warning", "error", "critical", "exception", "log")
 )
+_RETURN, _C_RETURN = ("return",), ("c_return", "c_exception")
 _STORES = {"attribute": ("attr",), "mutation": ("item", "inplace"), "global": ("global", "attr")}
 
 _ACTS: dict[Any, tuple[str, str]] = {
