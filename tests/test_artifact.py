@@ -125,6 +125,8 @@ def dropping(*path: Any) -> Callable[[Json], None]:
     return lambda program: at(*path[:-1])(program).pop(path[-1])
 
 
+BY_ZERO = {"computed": {"expr": "n // (n - 7)"}}  # n is 7 where types were inferred
+
 EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "unknown op": (put("matmul", op="system"), "the op 'system' is unknown"),
     "op with Python rules": (put("matmul", op="custom"), "the op 'custom' is unknown"),
@@ -204,10 +206,10 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "unknown state": (setting(*FUNCTION, "reads", to=["w", "v"]), "the state ['w', 'v']"),
     "too much state": (setting(*FUNCTION, "reads", to=["w"] * 9), "more state than it has inputs"),
     "state of no text": (setting(*FUNCTION, "reads", to=[["w"], "mask"]), "the state"),
-    "write of another type": (setting(*FUNCTION, "writes", to=[["mask", 0]]), "it writes f64[]"),
-    "write to nothing": (setting(*FUNCTION, "writes", to=[["v", 0]]), "the state ['v']"),
+    "write of another type": (setting(*FUNCTION, "writes", to=[["mask", 3]]), "it writes f32[4,3]"),
+    "write to nothing": (setting(*FUNCTION, "writes", to=[["v", 3]]), "the state ['v']"),
     "write from nothing": (setting(*FUNCTION, "writes", to=[["w", 99]]), "outputs"),
-    "write twice": (setting(*FUNCTION, "writes", to=[["w", 3], ["w", 3]]), "the state ['w', 'w']"),
+    "write twice": (setting(*FUNCTION, "writes", to=[["w", 3], ["w", 3]]), "4 outputs at places"),
     "unused buffer": (lambda p: p["state"].pop("mask"), "buffers|unknown|mask"),
     "size nobody has": (setting(*FUNCTION, "sizes", "z", to=3), "the sizes ['k', 'n', 'z']"),
     "size missing": (dropping(*FUNCTION, "sizes", "k"), "unknown size"),
@@ -237,12 +239,16 @@ EDITS: dict[str, tuple[Callable[[Json], Any], str]] = {
     "keyword first": (setting(*FUNCTION, "parameters", 0, "kind", to="keyword_only"), "parameter"),
     "star of no tuple": (setting(*FUNCTION, "parameters", 1, "kind", to="var_positional"), "*i"),
     "unknown container": (setting(*FUNCTION, "result", to={"set": [0]}), "the structure 'set'"),
-    "result of nothing": (setting(*FUNCTION, "result", to=77), "the results [77"),
+    "result of nothing": (setting(*FUNCTION, "result", to=77), "outputs at places [77"),
     "key twice": (setting(*FUNCTION, "result", to={"dict": [["a", 0], ["a", 0]]}), "a key twice"),
     "key of no text": (setting(*FUNCTION, "result", to={"dict": [[None, 0]]}), "the keys"),
     "computed argument": (
         setting(*FUNCTION, "parameters", 2, "tree", to={"computed": {"expr": "n"}}),
         "the structure 'computed'",
+    ),
+    "computed result that divides by zero": (
+        setting(*FUNCTION, "result", to={"tuple": [0, 1, 2, BY_ZERO]}),
+        "a computed result",
     ),
     "constant of another type": (
         lambda p: next(n for n in at(*GRAPH, "nodes")(p) if "constant" in n).update(constant=True),

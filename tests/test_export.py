@@ -280,6 +280,24 @@ def test_results_and_state_never_alias(file: str) -> None:
     assert [bits(r) for r in program(x)] == kept
 
 
+def test_results_of_every_kind(file: str) -> None:
+    count = sk.Variable(sk.zeros(()))
+
+    def fn(x: Any) -> Any:
+        count.assign_add(1)
+        y = x + 1
+        return y, y, count, [], None, 3, count.value
+
+    program, loaded = both(file, {"fn": (fn, [Spec((2,))]), "tick": (count.assign_add, (1.0,))})
+    for run in (program, loaded):
+        first, second, now, *rest, value = run["fn"](normal(2))
+        assert first is not second
+        assert bits(first) == bits(second)
+        assert (float(now), rest, float(value)) == (1, [[], None, 3], 1)
+        assert run["tick"](1.0) is None
+        assert float(run.state["count"]) == 2
+
+
 def test_freeze_makes_constants(file: str) -> None:
     program, loaded = both(file, mlp, Spec(("n", 8)), freeze=True)
     x = normal(3, 8)
@@ -561,7 +579,9 @@ def test_identities_for_tapes_are_kept_and_own_derivatives_dropped(file: str) ->
         y = sk.checkpoint(lambda x: sk.sin(x) * 2)(x)
         return clipped(y) + sk.stop_gradient(x)
 
-    program, loaded = both(file, fn, Spec(("n",)))
+    line = fn.__code__.co_firstlineno + 2
+    with pytest.warns(sk.StagekitWarning, match=rf"derivative of its own at test_export.py:{line}"):
+        program, loaded = both(file, fn, Spec(("n",)))
     x = normal(4)
     assert bits(program(x)) == bits(loaded(x)) == bits(fn(sk.asarray(x)))
     slope = sk.grad(lambda x: loaded(x).sum())(sk.asarray(x))
@@ -584,6 +604,7 @@ def calls_of(name: str, full: bool) -> dict[str, tuple[Callable[..., Any], tuple
     return found
 
 
+@pytest.mark.filterwarnings("ignore:save:stagekit.errors.StagekitWarning")
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if not op.transparent])
 def test_every_op_runs_from_a_file_as_eager(name: str, file: str, full: bool) -> None:
     calls = calls_of(name, full)

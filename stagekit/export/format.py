@@ -30,6 +30,7 @@ from stagekit.export.structure import (
     Signature,
     Tree,
     leaves,
+    put_together,
 )
 from stagekit.graph import Graph
 from stagekit.node import Attrs, Node
@@ -350,11 +351,10 @@ class _Decoder:
         places = [place for p in f.signature.parameters for place in leaves(p.tree)]
         _require(sorted(places) == list(range(count)), f"{count} arguments at places {places}")
         results = [*leaves(f.signature.result), *(place for _, place in f.writes)]
-        _require(
-            all(0 <= place < len(f.graph.outputs) for place in results),
-            f"the results {results} of {len(f.graph.outputs)} outputs",
-        )
+        count = len(f.graph.outputs)
+        _require(sorted(results) == list(range(count)), f"{count} outputs at places {results}")
         _check_parameters(f.signature)
+        _check_computed(f)
         _check_state(f, self.state)
         _check_sizes(f)
         _check_types(f)
@@ -433,6 +433,14 @@ def _check_parameters(signature: Signature) -> None:
         _require(container is None or is_container, f"*{p.name} is no {container}")
     _require(all(kinds.count(kind) <= 1 for kind in VARIADIC), "two parameters with a star")
     signature.python.replace()  # raises ValueError for a wrong order, or a name twice
+
+
+def _check_computed(f: Exported) -> None:
+    """Numbers among the results exist at the hints."""
+    try:
+        put_together(f.signature.result, range(len(f.graph.outputs)), f.sizes)
+    except ArithmeticError as error:
+        raise ValueError(f"a computed result: {error}") from None
 
 
 def _check_state(f: Exported, state: Mapping[str, TensorType]) -> None:

@@ -59,7 +59,7 @@ def _python(exported: Exported, state: Mapping[str, Variable]) -> Callable[..., 
         outputs = replay(exported.graph, [*cells, *reads], env)
         for name, place in exported.writes:
             state[name].assign(outputs[place])
-        return put_together(signature.result, _distinct(outputs), env)
+        return put_together(signature.result, _distinct(outputs, [*cells, *reads]), env)
 
     call.__name__ = call.__qualname__ = signature.name
     call.__doc__ = str(signature)
@@ -89,5 +89,13 @@ def _misfit(exported: Exported, place: int, found: str, wanted: TensorType) -> D
     ).located(here())
 
 
-def _distinct(outputs: list[Any]) -> list[Any]:
-    return outputs
+def _distinct(outputs: list[Any], inputs: list[Any]) -> list[Any]:
+    """Results that are one value as objects of their own; an input returned is itself."""
+    own = set(map(id, inputs))
+    found: list[Any] = []
+    seen: set[int] = set()
+    for cell in outputs:
+        repeated = id(cell) in seen and id(cell) not in own
+        found.append(ops.alias(cell) if repeated else cell)
+        seen.add(id(cell))
+    return found

@@ -189,7 +189,7 @@ class _Packer:
         self.sizes = dict(entry.concrete.env)
         self.made: dict[Node, Node] = {}
         self.reads: dict[str, Node] = {}
-        self.outputs: dict[Node, int] = {}
+        self.outputs: list[Node] = []
         self._count = 0
 
     def exported(self, parameters: Sequence[Parameter]) -> Exported:
@@ -238,6 +238,19 @@ class _Packer:
         for node in self.old.nodes:
             is_custom = node.op is not None and node.op.name == "custom"
             self.made[node] = self.made[node.inputs[0]] if is_custom else self._node(node)
+            if is_custom:
+                self._warn_of_rule(dict(node.attrs)["rule"], self.old.line(node))
+
+    def _warn_of_rule(self, rule: Any, line: Location | None) -> None:
+        """Warn of a rule of the user's (`bwd` of a vjp, `rule` of a jvp); others change nothing."""
+        if not hasattr(rule, "bwd") and not hasattr(rule, "rule"):
+            return
+        warnings.warn(
+            f"save: {self.name}: the derivative of its own at {line} is Python and is not stored. "
+            "When loaded, the function differentiates its operations themselves.",
+            StagekitWarning,
+            stacklevel=stack_level(),
+        )
 
     def _graph(self, inputs: Sequence[Node]) -> Graph:
         lines = {self.made[n]: found for n, found in self.old.lines.items() if n in self.made}
@@ -249,7 +262,8 @@ class _Packer:
     # ----- results
 
     def _place(self, old: Node) -> int:
-        return self.outputs.setdefault(self.made[old], len(self.outputs))
+        self.outputs.append(self.made[old])
+        return len(self.outputs) - 1
 
     def _leaf(self, output: Output) -> Tree:
         kind, value = output
