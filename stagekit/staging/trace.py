@@ -367,7 +367,7 @@ class Tracer:
         return ConcreteFunction(graph, self.env, self.facts)
 
     def _guards(self, watch: Watch) -> tuple[Guard, ...]:
-        """What must hold; a constant that NumPy computed holds every array that it may be made of."""
+        """What must hold: for a constant that NumPy computed, every array it may be made of."""
         arrays = watch.array_guards() if self.staging.constants else ()
         return (*watch.guards(), *arrays)
 

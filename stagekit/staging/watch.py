@@ -125,7 +125,7 @@ class Watch:
         self._code = _code_of(fn)
         self._arguments = dict(arguments)
         self._muted: types.FrameType | None = None  # inside print and the like nothing is looked at
-        self._until = _RETURN  # the events of that frame that end it
+        self._until: tuple[str, ...] = _RETURN  # the events of that frame that end it
         self._plans: dict[int, _Plan] = {}
         self._alive: list[Any] = []  # what `seen` knows by id
         self._leaves: set[Any] = set(SCALARS)
