@@ -7,6 +7,7 @@ from typing import Any
 
 from stagekit.errors import StagekitWarning
 from stagekit.source import stack_level
+from stagekit.staging.paths import Path
 from stagekit.staging.trace import Entry, line_of
 from stagekit.symbolic import same
 
@@ -19,7 +20,7 @@ class Notices:
     def __init__(self, name: str) -> None:
         self.name = name
         self._told: set[Any] = set()
-        self._values: dict[str, list[Any]] = {}
+        self._values: dict[Path, list[Any]] = {}
 
     def of(self, entry: Entry) -> None:
         """Warn of what a trace lost, fixed or froze."""
@@ -65,12 +66,12 @@ class Notices:
         for guard in entry.guards:
             if guard.kind != "number":
                 continue
-            known = self._values.setdefault(str(guard.path), [])
+            known = self._values.setdefault(guard.path, [])
             if len(known) < 3 and not any(same(guard.value, old) for old in known):
                 known.append(guard.value)
             if len(known) == 3:
                 self._tell(
-                    ("values", str(guard.path)),
+                    ("values", guard.path),
                     f"{guard.path} has had 3 values ({', '.join(map(repr, known))}) and each costs "
                     "a trace. Pass it as an argument, or make it a Variable.",
                 )

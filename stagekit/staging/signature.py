@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stagekit import tree
+from stagekit.errors import ArgumentError
 from stagekit.op import current
+from stagekit.source import here
 from stagekit.staging.transaction import Copies
-from stagekit.symbolic import same
+from stagekit.symbolic import Number, same
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import SHORT, dtype
 
@@ -105,9 +107,6 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
         if name in static:
             key.append((type(value), _static_key(value, name)))
             continue
-        if _is_array(value):
-            value = _as_cell(value)
-            arguments = {**arguments, name: value}
         kind = type(value)
         if kind is Tensor or kind is Variable:
             leaves: Sequence[Any] = (value,)
@@ -115,6 +114,9 @@ def take_apart(arguments: dict[str, Any], static: frozenset[str], ambient: Any) 
             key.append(kind)
             numbers.append(value)
             continue
+        elif _is_array(value):
+            leaves = (_as_cell(value),)
+            arguments = {**arguments, name: leaves[0]}
         else:
             leaves, spec = tree.flatten(value)
             key.append(spec)
@@ -163,10 +165,10 @@ def _static_key(leaf: Any, name: str, position: int = 0, arguments: Arguments | 
         path = name
         if arguments is not None:
             path = tree.paths(tree.flatten(arguments[name])[1], name)[position]
-        raise TypeError(
-            f"{path} is a {type(leaf).__name__}, which cannot be hashed and so keys no trace\n"
-            "  fix: pass a tuple, a tensor, or a hashable object, or register it as a pytree"
-        ) from None
+        raise ArgumentError(
+            f"{path} is a {type(leaf).__name__}, which cannot be hashed and so keys no trace",
+            fix="pass a tuple, a tensor, or a hashable object, or register it as a pytree",
+        ).located(here()) from None
 
 
 def _exact(value: Any) -> Any:
@@ -178,6 +180,9 @@ def _exact(value: Any) -> Any:
         return kind, value.real.hex(), value.imag.hex()
     if isinstance(value, tuple):
         return kind, tuple(map(_exact, value))
+    if isinstance(value, Number):
+        value.facts.require_open()
+        return kind  # in a trace, whose calls of staged functions ask no cache
     if kind is frozenset:
         return kind, frozenset(map(_exact, value))
     if kind is types.MethodType:
