@@ -163,17 +163,27 @@ def _is_plain() -> bool:
     return interpreter is interpreter.base and not interpreter.traces
 
 
-def _positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> tuple[Any, ...]:
-    """All arguments, defaults included, where their rule expects them: by position."""
-    bound = inspect.signature(fn).bind(*args, **kwargs)
-    bound.apply_defaults()
-    if bound.kwargs:
-        name = getattr(fn, "__name__", "function")
-        raise ArgumentError(
-            f"{name}: {', '.join(bound.kwargs)} cannot be given by position",
-            fix="a function with a derivative of its own has no keyword-only arguments",
-        ).located(here())
-    return bound.args
+class _Custom:
+    """A function that takes all its arguments by position, as its rule expects them."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.__wrapped__ = fn
+        self.name = getattr(fn, "__name__", "function")
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.__wrapped__)
+
+    def positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments, defaults included."""
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        if bound.kwargs:
+            raise ArgumentError(
+                f"{self.name}: {', '.join(bound.kwargs)} cannot be given by position",
+                fix="a function with a derivative of its own has no keyword-only arguments",
+            ).located(here())
+        return bound.args
 
 
 @final
@@ -264,7 +274,7 @@ def _as_seen(leaves: Sequence[Any]) -> list[Any]:
 
 
 @final
-class custom_vjp:
+class custom_vjp(_Custom):
     """A function whose reverse-mode derivative is given: `f.defvjp(fwd, bwd)`.
 
     `fwd(*args) -> (out, residuals)` runs in place of `fn` where a gradient may be asked for;
@@ -281,8 +291,8 @@ class custom_vjp:
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
+        super().__init__(fn)
         functools.update_wrapper(self, fn)
-        self.__wrapped__ = fn
         self._rules: tuple[Any, Any] | None = None
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
@@ -293,9 +303,8 @@ class custom_vjp:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fn = self.__wrapped__
         if self._rules is None:
-            name = getattr(fn, "__name__", "function")
-            raise TraceError(f"{name} has no vjp", fix="call defvjp(fwd, bwd)").located(here())
-        args = _positional(fn, args, kwargs)
+            raise TraceError(f"{self.name} has no vjp", fix="call defvjp(fwd, bwd)").located(here())
+        args = self.positional(args, kwargs)
         return fn(*args) if _is_plain() else _VjpCall(fn, *self._rules, args).run(args)
 
 
@@ -369,7 +378,7 @@ def _transposed(
 
 
 @final
-class custom_jvp:
+class custom_jvp(_Custom):
     """A function whose forward-mode derivative is given: `f.defjvp(rule)`; reverse mode follows.
 
     `rule(primals, tangents) -> (out, tangent)`, linear in the tangents; the tangent of a Python
@@ -385,8 +394,8 @@ class custom_jvp:
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
+        super().__init__(fn)
         functools.update_wrapper(self, fn)
-        self.__wrapped__ = fn
         self._rule: Callable[..., Any] | None = None
 
     def defjvp(self, rule: Callable[..., Any]) -> None:
@@ -397,9 +406,8 @@ class custom_jvp:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fn = self.__wrapped__
         if self._rule is None:
-            name = getattr(fn, "__name__", "function")
-            raise TraceError(f"{name} has no jvp", fix="call defjvp(rule)").located(here())
-        args = _positional(fn, args, kwargs)
+            raise TraceError(f"{self.name} has no jvp", fix="call defjvp(rule)").located(here())
+        args = self.positional(args, kwargs)
         return fn(*args) if _is_plain() else _JvpCall(fn, self._rule, args).run(args)
 
 
