@@ -6,8 +6,10 @@ sizes, and run eagerly like functions written by hand. State is made of Variable
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any
 
 import stagekit.ops as ops
@@ -40,31 +42,47 @@ def load(path: str | os.PathLike[str]) -> Program:
     """
     artifact = read_artifact(path)
     state = {name: Variable(array, name) for name, array in artifact.state.items()}
-    functions = {n: function(_python(f, state)) for n, f in artifact.program.functions.items()}
+    functions = {
+        n: function(MethodType(_python(f), {k: state[k] for k in _used(f)}))
+        for n, f in artifact.program.functions.items()
+    }
     return Program(artifact, functions, state)
 
 
-def _python(exported: Exported, state: Mapping[str, Variable]) -> Callable[..., Any]:
-    """A Python function that replays the graph and writes the state."""
-    signature = exported.signature
-    reads = [state[name] for name in exported.reads]
+def _used(exported: Exported) -> list[str]:
+    return list(dict.fromkeys((*exported.reads, *(name for name, _ in exported.writes))))
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+
+def _python(exported: Exported) -> Callable[..., Any]:
+    """A method of a mapping of Variables: it replays the graph on them and writes them."""
+    signature = exported.signature
+
+    def call(state: Mapping[str, Variable], /, *args: Any, **kwargs: Any) -> Any:
         given = signature.leaves(args, kwargs)
         cells = [_cell(exported, k, value) for k, value in enumerate(given)]
         try:
             env = exported.bind([cell.shape for cell in cells])
         except ShapeError as error:
             raise error.located(here()) from None
-        outputs = replay(exported.graph, [*cells, *reads], env)
+        inputs = [*cells, *(state[name] for name in exported.reads)]
+        outputs = replay(exported.graph, inputs, env)
         for name, place in exported.writes:
             state[name].assign(outputs[place])
-        return put_together(signature.result, _distinct(outputs, [*cells, *reads]), env)
+        return put_together(signature.result, _distinct(outputs, inputs), env)
 
     call.__name__ = call.__qualname__ = signature.name
     call.__doc__ = str(signature)
-    call.__signature__ = signature.python  # type: ignore[attr-defined]
+    call.__signature__ = _with_state(signature.python)  # type: ignore[attr-defined]
     return call
+
+
+def _with_state(signature: inspect.Signature) -> inspect.Signature:
+    """The signature behind a first parameter `state`, of a name that no other has."""
+    name = "state"
+    while name in signature.parameters:
+        name += "_"
+    first = inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY)
+    return signature.replace(parameters=[first, *signature.parameters.values()])
 
 
 def _cell(exported: Exported, place: int, value: Any) -> Any:

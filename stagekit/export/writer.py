@@ -167,7 +167,7 @@ def _cells(entry: Entry, arguments: Mapping[str, Any], staged: Function) -> list
             if isinstance(leaf, TensorSpec):
                 found.append(_Cell(next(places), None, path))
             elif isinstance(leaf, Tensor):
-                found.append(_Cell(None, leaf, path))
+                found.append(_Cell(None, leaf, getattr(leaf, "name", None) or path))
     for bound in entry.captures:
         obj = bound.held if bound.path is None else bound.path.read(arguments)
         wish = bound.path.notation if bound.path else getattr(obj, "name", None) or bound.name
