@@ -6,6 +6,7 @@ derivative (`vjp`, `jvp`). Calling it promotes the operands and hands them to `c
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stagekit.errors import DTypeError, hide_frames
-from stagekit.source import here
+from stagekit.errors import DTypeError, StagekitWarning, hide_frames
+from stagekit.settings import config
+from stagekit.source import here, stack_level
 from stagekit.symbolic import Number
-from stagekit.types import WEAK, DType, TensorType, dtype
+from stagekit.types import WEAK, DType, TensorType, dtype, float64
 
 
 class Cell:
@@ -251,10 +253,20 @@ class Op:
         for k, target in casts:
             a = args[k]
             if isinstance(a, Cell):
+                if config.warn_float64 and target is float64:
+                    self._warn_float64(a)
                 cast[k] = OPS["astype"](a, dtype=target)
             else:
                 cast[k] = self._constant(interpreter, a, target)
         return tuple(cast)
+
+    def _warn_float64(self, cell: Cell) -> None:
+        if cell._value.dtype.kind == "f":
+            warnings.warn(
+                f"{self.name}: {dtype(cell._value.dtype)} widens to float64 at {here()}",
+                StagekitWarning,
+                stacklevel=stack_level(),
+            )
 
     def _constant(self, interpreter: Interpreter, value: Any, target: DType) -> Any:
         try:

@@ -24,6 +24,7 @@ from stagekit.staging.cache import Cache, CacheInfo, Family
 from stagekit.staging.concrete import ConcreteFunction
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.notices import Notices
+from stagekit.staging.record import record
 from stagekit.staging.report import Cause, Report, cause_of
 from stagekit.staging.signature import (
     Call,
@@ -226,6 +227,7 @@ class Function:
         family.fixed.update(name for fixed in entry.facts.fixed for name in fixed.expr.names)
         if self._cache.add(call, family, entry):
             self._notices.of(entry)
+        record(self.name, self._cache.misses, entry)
         return result
 
     @boundary

@@ -1,0 +1,41 @@
+"""What `STAGEKIT_LOG` and `STAGEKIT_DUMP` ask for: a line for each trace and rewrite, and their graphs.
+
+The lines go to the standard loggers `stagekit.trace` and `stagekit.rewrite` in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+from stagekit.settings import config
+from stagekit.staging.trace import Entry
+
+
+def record(name: str, number: int, entry: Entry) -> None:
+    """Log and dump a finished trace, the `number`th of the function `name`."""
+    staged = "eager" if entry.concrete is None else f"{len(entry.concrete.graph.nodes)} nodes"
+    _log("trace", f"{name}: trace {number}: {entry.cause} ({entry.cause.line}), {staged}")
+    if entry.concrete is None:
+        return
+    for fired in entry.concrete.log:
+        _log("rewrite", f"{name}: {fired.rule} ({fired.line})")
+    if config.dump:
+        _dump(Path(config.dump), name, number, entry)
+
+
+def _log(subject: str, text: str) -> None:
+    logging.getLogger(f"stagekit.{subject}").info(text)
+    if subject in config.log.split(","):
+        print(f"stagekit.{subject}: {text}", file=sys.stderr)
+
+
+def _dump(folder: Path, name: str, number: int, entry: Entry) -> None:
+    """`name-1.txt`: the graph as traced, as rewritten, and the plan."""
+    assert entry.concrete is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [entry.concrete.graph, entry.concrete.optimized, entry.concrete.plan]
+    safe = re.sub(r"\W+", "_", name).strip("_") or "function"
+    (folder / f"{safe}-{number}.txt").write_text("\n".join(map(str, parts)), encoding="utf-8")
