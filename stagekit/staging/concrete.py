@@ -229,7 +229,7 @@ class ConcreteFunction:
                 return known.variant
         start, name = time.perf_counter(), self.graph.name
         watched = tuple(n.name for n, m in zip(self.graph.inputs, mask, strict=True) if m)
-        require_trace(name, f"tape of {', '.join(watched)}: not watched -> watched")
+        require_trace(name, watching(mode, watched))
         variant = make(mask, env)
         ms = (time.perf_counter() - start) * 1e3
         self.derivatives.append(Derivative(mode, mask, watched, variant, ms, here()))
@@ -264,6 +264,13 @@ class Derivative(NamedTuple):
     variant: Any
     ms: float
     line: Location | None
+
+
+def watching(mode: str, watched: Sequence[str]) -> str:
+    """Why a derivative was traced, as `explain()` says it."""
+    if mode == "jvp":
+        return f"jvp of {', '.join(watched)}: no tangent -> a tangent"
+    return f"tape of {', '.join(watched)}: not watched -> watched"
 
 
 class _Vjp(NamedTuple):

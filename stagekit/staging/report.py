@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stagekit.source import Location
-from stagekit.staging.signature import Call, Described, Leaf, Name, Shown, TensorLeaf
-from stagekit.staging.trace import Entry, line_of
+from stagekit.staging.concrete import watching
+from stagekit.staging.signature import Call, Described, Leaf, Name, Shown, TensorLeaf, leaf_of
+from stagekit.staging.trace import Bound, Entry, line_of
 from stagekit.symbolic import same
 
 # ----- causes -------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ class Cause(NamedTuple):
     def __str__(self) -> str:
         if not self.path:
             return self.kind
-        link = " " if self.kind == "changed" else " of "
+        link = " " if self.kind in ("changed", "relation") else " of "
         return f"{self.kind}{link}{self.path}: {self.old} -> {self.new}"
 
 
@@ -37,31 +38,35 @@ def cause_of(call: Call, shown: Shown, history: Sequence[Entry], line: Location 
     nearest = min((changes for changes in found if changes), key=len, default=None)
     if nearest is not None:
         return nearest[0]
-    kind = "first call" if not history else "nothing that is known changed"
+    kind = "again, for such calls are not staged" if history else "first call"
     return Cause(kind, "", "", "", line)
 
 
 def differences(entry: Entry, call: Call, shown: Shown, line: Location | None) -> list[Cause]:
     """What changed between an earlier trace and this call, arguments before captures."""
-    found = list(_argument_changes(entry.shown, shown, line))
+    found = list(_argument_changes(entry, shown, line))
     if not found:
         found = [*_guard_changes(entry, call, line), *_capture_changes(entry, call, line)]
     return found or list(_broken_facts(entry, call, line))
 
 
-def _argument_changes(old: Shown, new: Shown, line: Location | None) -> Iterable[Cause]:
+def _argument_changes(entry: Entry, new: Shown, line: Location | None) -> Iterable[Cause]:
+    old = entry.shown
     before = {leaf.path: leaf for leaf in old.leaves}
     after = {leaf.path: leaf for leaf in new.leaves}
     if list(before) != list(after) and sorted(before) == sorted(after):
         yield Cause("keyword order", "the arguments", _listed(before), _listed(after), line)
     elif old.structures != new.structures:
         for name in {**old.structures, **new.structures}:
-            was, now = (s.structures.get(name, "absent") for s in (old, new))
-            if was != now:
-                yield Cause("structure", name, was, now, line)
+            if old.structures.get(name) != new.structures.get(name):
+                texts = [s.texts.get(name, "absent") for s in (old, new)]
+                yield Cause("structure", name, texts[0], texts[1], line)
+    wanted = dict(zip([leaf.path for leaf in old.tensors], entry.pattern.shapes, strict=True))
+    numbers = zip(old.numbers, entry.pattern.numbers, strict=True)
+    free = {leaf.path: type(leaf.value) for leaf, wish in numbers if type(wish) is Name}
     for path in after:
-        if path in before:
-            yield from _leaf_change(before[path], after[path], line)
+        if path in before and type(after[path].value) is not free.get(path):
+            yield from _leaf_change(before[path], after[path], wanted.get(path, ()), line)
     if old.places != new.places and len(old.places) == len(new.places):
         yield Cause("identity", "the tensors", _groups(old), _groups(new), line)
     if old.ambient != new.ambient:
@@ -83,11 +88,13 @@ def _groups(shown: Shown) -> str:
     return ", ".join(pairs) or "all different"
 
 
-def _leaf_change(old: Leaf, new: Leaf, line: Location | None) -> Iterable[Cause]:
+def _leaf_change(
+    old: Leaf, new: Leaf, wanted: Sequence[int | str], line: Location | None
+) -> Iterable[Cause]:
     if old.kind != new.kind:
-        yield Cause("kind", old.path, _text(old), _text(new), line)
+        yield Cause("kind", old.path, str(old), str(new), line)
     elif old.kind == "tensor":
-        yield from _tensor_change(old, new, line)
+        yield from _tensor_change(old, new, wanted, line)
     elif old.kind == "number":
         if not same(old.value, new.value):
             yield Cause("number", old.path, repr(old.value), repr(new.value), line)
@@ -103,22 +110,20 @@ def _static_change(path: str, old: Described, new: Described) -> tuple[str, str,
     return "new instance", path, old.text, f"another {new.text}"
 
 
-def _tensor_change(old: Leaf, new: Leaf, line: Location | None) -> Iterable[Cause]:
+def _tensor_change(
+    old: Leaf, new: Leaf, wanted: Sequence[int | str], line: Location | None
+) -> Iterable[Cause]:
     a, b = old.value, new.value
     assert isinstance(a, TensorLeaf) and isinstance(b, TensorLeaf)
     for kind, differs in (
         ("dtype", a.dtype != b.dtype),
         ("rank", len(a.shape) != len(b.shape)),
-        ("size", a.shape != b.shape),
+        ("size", any(n != m and type(n) is int for n, m in zip(wanted, b.shape, strict=False))),
         ("kind", a.cell != b.cell),
     ):
         if differs:
             yield Cause(kind, old.path, str(a), str(b), line)
             return
-
-
-def _text(leaf: Leaf) -> str:
-    return leaf.value.text if leaf.kind == "static" else str(leaf.value)
 
 
 def _guard_changes(entry: Entry, call: Call, line: Location | None) -> Iterable[Cause]:
@@ -135,7 +140,7 @@ def _capture_changes(entry: Entry, call: Call, line: Location | None) -> Iterabl
         cell = bound.now(call.arguments)
         before = str(TensorLeaf(bound.kind.__name__, bound.dtype.name, bound.shape))
         if cell is None:
-            now = "no such tensor"
+            now = _found(bound, call)
         else:
             value = cell._value
             now = str(TensorLeaf(bound.kind.__name__, value.dtype.name, value.shape))
@@ -144,6 +149,15 @@ def _capture_changes(entry: Entry, call: Call, line: Location | None) -> Iterabl
             if bound.dtype == value.dtype and len(bound.shape) == value.ndim and not fixed:
                 continue
         yield Cause("changed", f"captured {bound.path}", before, now, line)
+
+
+def _found(bound: Bound, call: Call) -> str:
+    """What stands now where a tensor was captured."""
+    try:
+        obj = bound.path.read(call.arguments) if bound.path else bound.held
+    except (LookupError, AttributeError, ValueError):
+        return "nothing"
+    return str(leaf_of("", obj))
 
 
 def _broken_facts(entry: Entry, call: Call, line: Location | None) -> Iterable[Cause]:
@@ -161,7 +175,7 @@ def _broken_facts(entry: Entry, call: Call, line: Location | None) -> Iterable[C
         except (ArithmeticError, KeyError):
             holds = False
         if not holds:
-            yield Cause("relation", f"sizes at {where}", str(fact), "not so now", line)
+            yield Cause("relation", f"{fact} ({where})", "true", "false", line)
 
 
 # ----- the report ---------------------------------------------------------------------------------
@@ -221,8 +235,8 @@ def _derivative_lines(entry: Entry) -> list[str]:
     if entry.concrete is None:
         return []
     return [
-        f"    tape: watched inputs: none -> {', '.join(v.watched)} ({v.line}, {v.ms:.1f} ms)"
-        for v in entry.concrete.derivatives
+        f"    derivative {k}: {watching(v.mode, v.watched)} ({v.line}, {v.ms:.1f} ms)"
+        for k, v in enumerate(entry.concrete.derivatives, 1)
     ]
 
 

@@ -236,6 +236,9 @@ class Leaf(NamedTuple):
     kind: str  # "tensor", "number", "static"
     value: Any  # a TensorLeaf, the number, or a Described
 
+    def __str__(self) -> str:
+        return self.value.text if isinstance(self.value, Described) else str(self.value)
+
 
 class TensorLeaf(NamedTuple):
     """A tensor leaf: its kind of cell, data type and sizes."""
@@ -263,6 +266,7 @@ class Shown(NamedTuple):
 
     leaves: list[Leaf]
     structures: dict[str, str]
+    texts: dict[str, str]  # the structures with their leaves
     places: tuple[int, ...]
     ambient: tuple[Any, ...]
 
@@ -270,19 +274,25 @@ class Shown(NamedTuple):
     def tensors(self) -> list[Leaf]:
         return [leaf for leaf in self.leaves if leaf.kind == "tensor"]
 
+    @property
+    def numbers(self) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if leaf.kind == "number"]
+
 
 def shown(call: Call, static: frozenset[str]) -> Shown:
     """Every leaf with the path by which the user knows it, in the order of `take_apart`."""
-    found, structures = [], {}
+    found: list[Leaf] = []
+    structures, texts = {}, {}
     for name, value in call.arguments.items():
         if name in static:
             found.append(Leaf(name, "static", _described(value)))
             continue
         flat, spec = tree.flatten(value)
+        own = [leaf_of(*pair) for pair in zip(tree.paths(spec, name), flat, strict=True)]
+        found += own
         structures[name] = _structure(spec)
-        for path, leaf in zip(tree.paths(spec, name), flat, strict=True):
-            found.append(_leaf(path, leaf))
-    return Shown(found, structures, same_places(call.cells), call.key[0])
+        texts[name] = _filled(structures[name], own)
+    return Shown(found, structures, texts, same_places(call.cells), call.key[0])
 
 
 def _structure(spec: tree.Spec) -> str:
@@ -291,7 +301,16 @@ def _structure(spec: tree.Spec) -> str:
     return text.removesuffix(", namespace='stagekit'")
 
 
-def _leaf(path: str, leaf: Any) -> Leaf:
+def _filled(structure: str, leaves: Sequence[Leaf]) -> str:
+    """A structure with its leaves: `{'a': f32[3], 'b': ('train', None)}`."""
+    parts = structure.split("*")
+    if len(parts) != len(leaves) + 1:  # a star in a key, or in a class's own text
+        return structure
+    return parts[0] + "".join(str(x) + part for x, part in zip(leaves, parts[1:], strict=True))
+
+
+def leaf_of(path: str, leaf: Any) -> Leaf:
+    """How a leaf is shown."""
     if isinstance(leaf, Tensor):
         array = leaf._value
         kind = TensorLeaf(type(leaf).__name__, dtype(array.dtype).name, tuple(array.shape))
