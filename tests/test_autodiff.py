@@ -1422,6 +1422,35 @@ def test_derivatives_inside_outside_and_across(name: str) -> None:
                 np.testing.assert_allclose(a, b, rtol=1e-14)
 
 
+@pytest.mark.parametrize("mode", ["rev", "fwd"])
+@pytest.mark.parametrize("staged", ["eager", "staged", "staged checkpoint", "checkpoint of staged"])
+def test_an_assign_is_not_differentiated_across_the_border(staged: str, mode: str) -> None:
+    """Reads after an assignment inside count toward the Variable that is read outside."""
+    wraps: dict[str, Function] = {
+        "eager": lambda f: f,
+        "staged": sk.function,
+        "staged checkpoint": lambda f: sk.function(sk.checkpoint(f)),
+        "checkpoint of staged": lambda f: sk.checkpoint(sk.function(f)),
+    }
+    v, x = sk.Variable(f64(2.0)), f64(5.0)
+
+    def step(x: Any) -> Any:
+        before = v * x
+        v.assign(v * x)
+        return before + v * v
+
+    f = wraps[staged](step)
+    for _ in range(3):
+        v.assign(f64(2.0))
+        if mode == "rev":
+            by_v, by_x = sk.vjp(lambda v, x: f(x) * v, v, x)[1](1.0)
+        else:
+            by_v = sk.jvp(lambda v, x: f(x) * v, (v, x), (1.0, 0.0))[1]
+            v.assign(f64(2.0))
+            by_x = sk.jvp(lambda v, x: f(x) * v, (v, x), (0.0, 1.0))[1]
+        assert (by_v.item(), by_x.item(), v.value.item()) == (360, 20, 10)
+
+
 # ----- random compositions ------------------------------------------------------------------------
 
 UNARY: list[Function] = [
