@@ -29,7 +29,8 @@ def chain(wrap: Any) -> Any:
 
 def operands() -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
-    return sk.asarray(rng.normal(size=(512, WIDTH))), sk.asarray(rng.normal(size=(WIDTH, WIDTH)) / 6)
+    x, w = rng.normal(size=(512, WIDTH)), rng.normal(size=(WIDTH, WIDTH)) / 6
+    return sk.asarray(x), sk.asarray(w)
 
 
 def test_peak_falls_work_rises_bits_stay() -> None:

@@ -61,7 +61,7 @@ def test_dump_writes_the_graphs_of_each_trace(tmp_path: Path) -> None:
 
 
 def test_disable_runs_eagerly() -> None:
-    code = "import stagekit as sk; f = sk.function(lambda x: x + 1); f(sk.zeros(2)); print(f.cache_info().traces)"
+    code = TWICE + "; print(f.cache_info().traces)"
     assert run(code, DISABLE="1").stdout == "0\n"
     assert run(code, DISABLE="0").stdout == "1\n"
 

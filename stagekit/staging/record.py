@@ -1,4 +1,4 @@
-"""What `STAGEKIT_LOG` and `STAGEKIT_DUMP` ask for: a line for each trace and rewrite, and their graphs.
+"""What `STAGEKIT_LOG` and `STAGEKIT_DUMP` ask for: lines about traces and rewrites, and graphs.
 
 The lines go to the standard loggers `stagekit.trace` and `stagekit.rewrite` in any case.
 """
