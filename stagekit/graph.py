@@ -248,6 +248,8 @@ def _parse_formula(tree: ast.expr) -> Any:
             return Formula.named(name)
         case ast.BinOp(left=left, op=op, right=right):
             return Formula(_OPERATORS[type(op)], (_parse_formula(left), _parse_formula(right)))
+        case ast.Set(elts=[expr]):
+            return parse_expr(expr)
         case ast.Call(func=ast.Name(id="neg" | "abs" as op), args=[operand]):
             return Formula(op, (_parse_formula(operand),))
         case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from inspect import Parameter, signature
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
-from stagekit.errors import DTypeError, StagekitWarning, hide_frames
+from stagekit.errors import ArgumentError, DTypeError, StagekitWarning, hide_frames
 from stagekit.settings import config
 from stagekit.source import here, stack_level
 from stagekit.symbolic import Number
@@ -201,6 +202,8 @@ class Op:
         self.transparent = transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
         self.numpy = self.on(np)
+        self.operands = _operands(self.numpy)
+        self.bare = isinstance(self.numpy, np.ufunc)
         self._casts: dict[tuple[Any, ...], Casts] = {}
         OPS[name] = self
 
@@ -221,6 +224,8 @@ class Op:
             casts = self._casts.get(key)
             if casts is None:
                 casts, args = self._resolve(interpreter, key, args)
+            if attrs and self.bare:
+                raise self._misfit(f"has no argument {next(iter(attrs))!r}")
             if casts:
                 args = self._cast(interpreter, args, casts)
             return interpreter.apply(self, args, attrs)
@@ -231,6 +236,8 @@ class Op:
     def _resolve(
         self, interpreter: Interpreter, key: tuple[Any, ...], args: tuple[Any, ...]
     ) -> tuple[Casts, tuple[Any, ...]]:
+        if len(args) != self.operands and self.operands is not None:
+            raise self._misfit(f"takes {self.operands} operands, {len(args)} are given")
         if any(not isinstance(a, Cell) and weak_type(a) is None for a in args):
             args = tuple(
                 a if isinstance(a, Cell) or weak_type(a) else interpreter.lift(a) for a in args
@@ -245,6 +252,9 @@ class Op:
         if all(type(k) is not type or k in WEAK or issubclass(k, Number) for k in key):
             self._casts[key] = casts
         return casts, args
+
+    def _misfit(self, text: str) -> ArgumentError:
+        return ArgumentError(f"{self.name} {text}", fix=f"see help(sk.{self.name})").located(here())
 
     def _cast(
         self, interpreter: Interpreter, args: tuple[Any, ...], casts: Casts
@@ -273,6 +283,19 @@ class Op:
             return interpreter.constant(value, target)
         except DTypeError as error:
             raise error.within(self.name) from None
+
+
+def _operands(function: Callable[..., Any]) -> int | None:
+    """How many operands an evaluation takes; None where it takes any number."""
+    if isinstance(function, np.ufunc):
+        return function.nin
+    try:
+        kinds = [p.kind for p in signature(function).parameters.values()]
+    except ValueError:  # a builtin of an older NumPy, which checks for itself
+        return None
+    if Parameter.VAR_POSITIONAL in kinds:
+        return None
+    return sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
 
 
 def weak_type(obj: Any) -> type | None:

@@ -222,6 +222,8 @@ _FLOAT: dict[str, Callable[..., Any]] = {
 class Formula(NamedTuple):
     """Python arithmetic on numbers, evaluated by Python itself: no algebra, so the same bits.
 
+    An integer expression inside prints in braces.
+
     >>> half = Formula("*", (Formula.named("lr"), 0.5))
     >>> print(half, half.evaluate({"lr": 3.0}))
     (lr * 0.5) 1.5
@@ -246,9 +248,10 @@ class Formula(NamedTuple):
         return None
 
     def __str__(self) -> str:
-        if len(self.args) == 2:
-            return f"({self.args[0]} {self.op} {self.args[1]})"
-        return self.args[0] if self.op == "name" else f"{self.op}({self.args[0]})"
+        if self.op == "name":
+            return str(self.args[0])
+        args = [f"{{{x}}}" if isinstance(x, Expr) else str(x) for x in self.args]
+        return f"({args[0]} {self.op} {args[1]})" if len(args) == 2 else f"{self.op}({args[0]})"
 
 
 Symbolic = Expr | Formula

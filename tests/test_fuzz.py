@@ -224,7 +224,9 @@ class Run:
         specs = [sk.TensorSpec(x.shape, x.dtype) for x in self.program.inputs]
         path = folder / "program.stagekit"
         try:
-            sk.export.save(path, sk.function(lambda *args: self.program(*args)), *specs)
+            with warnings.catch_warnings():  # a derivative of one's own is not stored
+                warnings.simplefilter("ignore", sk.errors.StagekitWarning)
+                sk.export.save(path, sk.function(lambda *args: self.program(*args)), *specs)
         except sk.errors.StagekitError:
             return  # without values there is none: sizes do not fit, or a value is asked for
         loaded = runtime.load(path)

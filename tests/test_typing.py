@@ -258,7 +258,7 @@ def test_the_members_of_a_stub_class_are_so_at_run_time(name: str) -> None:
     assert methods_agree(node, CLASSES[name]) == []
 
 
-INHERITED = {"__module__", "__doc__", "__slots__", "__weakref__", "__final__"}
+INHERITED = {"__module__", "__doc__", "__slots__", "__weakref__", "__final__", "__slotnames__"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

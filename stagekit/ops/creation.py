@@ -10,6 +10,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import Cell, Op, current, weak_type
+from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number
 from stagekit.tensor import Tensor
@@ -172,12 +173,11 @@ def asarray(
     >>> sk.asarray([1, 2.5])
     tensor([1. , 2.5], dtype=float32)
     """
+    as_device(device)
     if isinstance(obj, Cell) and dtype is None and not copy:
         return obj
-    if copy is False and isinstance(obj, np.ndarray) and obj.flags.writeable:
-        raise ArgumentError(
-            "asarray: copy=False needs a read-only array", fix="leave copy out"
-        ).located(here())
+    if copy is False:
+        return _shared(obj, dtype)
     if weak_type(obj) is not None:
         kind = as_dtype(dtype) if dtype is not None else as_dtype(weak_type(obj))
         try:
@@ -191,6 +191,22 @@ def asarray(
     if dtype is not None and as_dtype(dtype) is not out.dtype:
         return astype(out, dtype)
     return alias(out) if copy and out is obj else out
+
+
+def _shared(obj: Any, dtype: Any) -> Any:
+    """A tensor on the very buffer of a tensor or a read-only array; ArgumentError for all else."""
+    found = getattr(obj, "dtype", None)
+    if found is not None and (dtype is None or as_dtype(dtype) == as_dtype(found)):
+        if isinstance(obj, Cell):
+            return obj
+        if isinstance(obj, np.ndarray) and found.isnative and not obj.flags.writeable:
+            interpreter = current()
+            traces = interpreter.base.traces
+            return interpreter.lift(obj) if traces else interpreter.literal(obj)
+    raise ArgumentError(
+        "asarray: copy=False needs a tensor or a read-only array of the data type asked for",
+        fix="leave copy out",
+    ).located(here())
 
 
 def _holds_trace(obj: Any) -> bool:
@@ -240,6 +256,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
     >>> sk.full((2,), 7)
     tensor([7, 7], dtype=int64)
     """
+    as_device(device)
     return _filled("full", shape, fill_value, dtype)
 
 
@@ -262,6 +279,7 @@ def zeros(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     >>> sk.zeros(2)
     tensor([0., 0.], dtype=float32)
     """
+    as_device(device)
     return _filled("zeros", shape, 0, default_float if dtype is None else dtype)
 
 
@@ -272,6 +290,7 @@ def ones(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     >>> sk.ones(2, dtype=sk.int8)
     tensor([1, 1], dtype=int8)
     """
+    as_device(device)
     return _filled("ones", shape, 1, default_float if dtype is None else dtype)
 
 
@@ -282,7 +301,7 @@ def empty(shape: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     >>> sk.empty((2, 0)).shape
     (2, 0)
     """
-    return zeros(shape, dtype=dtype)
+    return zeros(shape, dtype=dtype, device=device)
 
 
 def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -292,7 +311,7 @@ def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | No
     >>> sk.full_like(sk.zeros(2), 3)
     tensor([3., 3.], dtype=float32)
     """
-    return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype)
+    return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype, device=device)
 
 
 def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -302,7 +321,7 @@ def zeros_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> An
     >>> sk.zeros_like(sk.ones(1))
     tensor([0.], dtype=float32)
     """
-    return full_like(x, 0, dtype=dtype)
+    return full_like(x, 0, dtype=dtype, device=device)
 
 
 def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -312,7 +331,7 @@ def ones_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any
     >>> sk.ones_like(sk.zeros(1))
     tensor([1.], dtype=float32)
     """
-    return full_like(x, 1, dtype=dtype)
+    return full_like(x, 1, dtype=dtype, device=device)
 
 
 def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
@@ -322,7 +341,7 @@ def empty_like(x: Any, /, *, dtype: Any = None, device: str | None = None) -> An
     >>> sk.empty_like(sk.ones(3)).shape
     (3,)
     """
-    return zeros_like(x, dtype=dtype)
+    return zeros_like(x, dtype=dtype, device=device)
 
 
 # ----- sequences and matrices ---------------------------------------------------------------------
@@ -345,6 +364,7 @@ def arange(
     >>> sk.arange(1, 7, 2)
     tensor([1, 3, 5], dtype=int64)
     """
+    as_device(device)
     if stop is None:
         start, stop = 0, start
     if step == 0:
@@ -375,6 +395,7 @@ def linspace(
     >>> sk.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ], dtype=float32)
     """
+    as_device(device)
     wide = as_dtype("float64")
     (num,) = as_shape("linspace", num)
     steps = ops.maximum_size(num - 1 if endpoint else num, 1)
@@ -403,6 +424,7 @@ def eye(
     tensor([[1., 0.],
             [0., 1.]], dtype=float32)
     """
+    as_device(device)
     n_cols = n_rows if n_cols is None else n_cols
     return astype(_offset(n_rows, n_cols) == k, default_float if dtype is None else dtype)
 

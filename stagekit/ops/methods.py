@@ -280,6 +280,10 @@ def _array(self: Any, dtype: Any = None, copy: bool | None = None) -> np.ndarray
         ).located(here())
     array = ops.on_host(self, "np.asarray")
     if dtype is not None and np.dtype(dtype) != array.dtype:
+        if copy is False:
+            raise ArgumentError(
+                f"np.asarray: {array.dtype} to {np.dtype(dtype)} needs a copy", fix="leave copy out"
+            ).located(here())
         return array.astype(dtype)
     return array.copy() if copy else array
 
@@ -320,29 +324,3 @@ _attach("__len__", _length)
 _attach("__iter__", _iterate)
 _attach("__format__", _format)
 _attach("__contains__", _contains)
-
-# ----- copies by value ----------------------------------------------------------------------------
-
-
-def _restore(array: np.ndarray[Any, Any]) -> Tensor:
-    return Tensor(array)
-
-
-def _restore_variable(array: np.ndarray[Any, Any], name: str | None) -> Variable:
-    return Variable(Tensor(array), name)
-
-
-def _reduce(self: Any, protocol: Any = None) -> Any:
-    array = np.array(ops.on_host(self, "pickle"))
-    if isinstance(self, Variable):
-        return _restore_variable, (array, self.name)
-    return _restore, (array,)
-
-
-_attach("__reduce_ex__", _reduce)
-_attach("__copy__", lambda self: ops.alias(self) if type(self) is Tensor else _reduced(self))
-
-
-def _reduced(self: Any) -> Any:
-    build, args = _reduce(self)
-    return build(*args)

@@ -176,14 +176,17 @@ _permute: Op = linear(
 )
 
 
-def permute_dims(x: Any, /, axes: Any) -> Any:
-    """The axes of `x` in another order, as `numpy.transpose`; ShapeError if not a permutation.
+def permute_dims(x: Any, /, axes: Any = None) -> Any:
+    """The axes of `x` in the order `axes`, reversed without it, as `numpy.transpose`.
+
+    Raises ShapeError if `axes` is no permutation.
 
     >>> import stagekit as sk
     >>> sk.permute_dims(sk.zeros((2, 3, 4)), (2, 0, 1)).shape
     (4, 2, 3)
     """
     x = ops.asarray(x)
+    axes = range(x.ndim)[::-1] if axes is None else axes
     order = tuple(normalize_axis("permute_dims", a, x.ndim) for a in axes)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(
@@ -193,14 +196,7 @@ def permute_dims(x: Any, /, axes: Any) -> Any:
     return _permute(x, axes=order)
 
 
-def transpose(x: Any, /, axes: Any = None) -> Any:
-    """The axes reversed, or in the order `axes`, as `numpy.transpose`.
-
-    >>> import stagekit as sk
-    >>> sk.transpose(sk.zeros((2, 3))).shape
-    (3, 2)
-    """
-    return permute_dims(x, tuple(range(x.ndim))[::-1] if axes is None else axes)
+transpose = permute_dims
 
 
 def matrix_transpose(x: Any, /) -> Any:
@@ -282,7 +278,7 @@ def broadcast_to(x: Any, /, shape: Any) -> Any:
     (2, 3)
     """
     x, sizes = ops.asarray(x), ops.as_shape("broadcast_to", shape)
-    return x if known_same(x.shape, sizes) else _broadcast_to(x, shape=sizes)
+    return ops.alias(x) if known_same(x.shape, sizes) else _broadcast_to(x, shape=sizes)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Any]:

@@ -25,6 +25,9 @@ from stagekit.tensor import Tensor, Variable
 from stagekit.types import DType, TensorType, dtype, require_in_range
 
 
+Sizes = Callable[[Any, str | None, tuple[int, ...]], tuple[Any, ...]]
+
+
 class Traced:
     """A value of a trace: its node, its type, and the array it is now, where there is one."""
 
@@ -128,9 +131,7 @@ class Staging(Interpreter):
         concolic: bool,
         control: str,
         facts: Facts,
-        sizes: Callable[[Any, str, tuple[int, ...]], tuple[Any, ...]] = lambda cell, name, shape: (
-            shape
-        ),
+        sizes: Sizes = lambda cell, name, shape: shape,
         path_of: Callable[[Any], Any] = lambda obj: None,
     ) -> None:
         self.base = self.below = self
@@ -160,9 +161,11 @@ class Staging(Interpreter):
 
     def bind(self, cell: Any, name: str, shape: tuple[Any, ...], array: Array | None) -> Traced:
         """A new input of the graph for what `cell` holds now."""
-        kind = dtype(cell.dtype)
-        type = TensorType(kind, shape)
-        node = self.interned.input(self._unique(name), type)
+        return self._bound(cell, self._unique(name), shape, array)
+
+    def _bound(self, cell: Any, name: str, shape: tuple[Any, ...], array: Array | None) -> Traced:
+        type = TensorType(dtype(cell.dtype), shape)
+        node = self.interned.input(name, type)
         self.inputs.append(node)
         self.arrays.append(array)
         self.line = here()
@@ -189,9 +192,9 @@ class Staging(Interpreter):
 
     def _capture(self, cell: Any, array: Array) -> Traced:
         path = self.path_of(cell)
-        name = str(path) if path is not None else "held"
-        shape = self.sizes(cell, name, array.shape)
-        value = self.bind(cell, name, shape, array if self.concolic else None)
+        name = self._unique("held" if path is None else str(path))
+        shape = self.sizes(cell, None if path is None else name, array.shape)
+        value = self._bound(cell, name, shape, array if self.concolic else None)
         self.captures.append(Capture(cell, value, self.line))
         return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +77,9 @@ def stand_ins(arguments: Mapping[str, Any]) -> Stand:
     """Tensors of the specs' types, without memory; a named size gets a value of its own."""
     hints: dict[str, int] = {}
     sizes: dict[int, tuple[int | str, ...]] = {}
-    unnamed = (f"n{k}" for k in range(10**6))
+    specs = [leaf for leaf in tree.leaves(dict(arguments)) if isinstance(leaf, TensorSpec)]
+    named = {n for spec in specs for n in spec.shape if isinstance(n, str)}
+    unnamed = (name for k in count() if (name := f"n{k}") not in named)
 
     def stand_in(leaf: Any) -> Any:
         if not isinstance(leaf, TensorSpec):

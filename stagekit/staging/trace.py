@@ -278,8 +278,11 @@ class Tracer:
                     array = cell._value if self.concolic else None
                     self.staging.bind(cell, path, sizes, array)
 
-    def _captured_sizes(self, cell: Any, name: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        wanted = self.shapes_before(name, shape)
+    def _captured_sizes(
+        self, cell: Any, name: str | None, shape: tuple[int, ...]
+    ) -> tuple[Any, ...]:
+        """The sizes of a captured tensor; one held by identity (no name) keeps those it has."""
+        wanted = shape if name is None else self.shapes_before(name, shape)
         self.capture_shapes[id(cell)] = wanted
         self._note(wanted, shape)
         return symbolic_shape(wanted, shape, self.facts)
