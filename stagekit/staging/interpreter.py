@@ -24,7 +24,6 @@ from stagekit.symbolic import Dim, Expr, Facts, Number, names, strip
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import DType, TensorType, dtype, require_in_range
 
-
 Sizes = Callable[[Any, str | None, tuple[int, ...]], tuple[Any, ...]]
 
 
