@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from random import Random
 from statistics import median, quantiles
 from typing import Any
 
@@ -100,13 +101,19 @@ def ratio(a: Timing | None, b: Timing | None) -> float | None:
 def interleave(
     contenders: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, length: float = SAMPLE
 ) -> list[Timing]:
-    """One sample of each contender in turn, `rounds` times, after a warm-up."""
+    """One sample of each contender, `rounds` times, after a warm-up.
+
+    Each round has an order of its own (by a fixed seed): a framework's threads that still spin after
+    its sample would else disturb always the same one.
+    """
     numbers = {name: _calls(run, length) for name, run in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
+    order, shuffled = list(contenders), Random(0)
     gc.collect()
     for _ in range(rounds):
-        for name, run in contenders.items():
-            samples[name].append(sample(run, numbers[name]))
+        shuffled.shuffle(order)
+        for name in order:
+            samples[name].append(sample(contenders[name], numbers[name]))
     return [Timing(name, found) for name, found in samples.items()]
 
 
