@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from stagekit.eager.interpreter import EAGER
-from stagekit.errors import DeviceError, TraceError, boundary, hide_frames
+from stagekit.errors import (
+    BoundsError,
+    CheckError,
+    DeviceError,
+    TraceError,
+    boundary,
+    hide_frames,
+)
 from stagekit.op import current, using
 from stagekit.placement import as_device
 from stagekit.settings import config
@@ -29,6 +36,7 @@ from stagekit.staging.report import Cause, Report, cause_of
 from stagekit.staging.signature import (
     Call,
     Pattern,
+    Shown,
     binding,
     generalize,
     names_of,
@@ -36,7 +44,7 @@ from stagekit.staging.signature import (
     take_apart,
 )
 from stagekit.staging.specs import Signature, TensorSpec, stand_ins
-from stagekit.staging.trace import Entry, Tracer
+from stagekit.staging.trace import Entry, Finished, Tracer
 from stagekit.staging.transaction import undoing
 from stagekit.staging.verify import arrays_of, compare
 
@@ -129,6 +137,9 @@ class Function:
     def __repr__(self) -> str:
         return f"<staged function {self.name}>"
 
+    def __reduce__(self) -> str:
+        return str(vars(self)["__qualname__"])  # as a Python function: a copy is itself
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else Bound(self, (instance,))
 
@@ -183,7 +194,10 @@ class Function:
             return self._eagerly(call)
         if self.options.verify == "always":
             return self._verified(entry, call, cells, env)
-        return entry.run(cells, env, call.arguments)
+        try:
+            return entry.run(cells, env, call.arguments)
+        except (BoundsError, CheckError):  # eager Python may catch it, and words it itself
+            return self._eagerly(call)
 
     def _verified(self, entry: Entry, call: Call, cells: list[Any], env: Any) -> Any:
         """The staged result, after an eager run that left nothing behind gave the same."""
@@ -204,31 +218,54 @@ class Function:
         cause = cause_of(call, known, self._cache.history, here())
         require_trace(self.name, cause)
         family = self._cache.families.get(call.key) or Family()
+        result, entry, again = self._traced(call, known, family, cause)
+        family.fixed.update(name for fixed in entry.facts.fixed for name in fixed.expr.names)
+        if self._cache.add(call, family, entry):
+            self._notices.of(entry)
+        record(self.name, self._cache.misses, entry)
+        return self._eagerly(call) if again else result
+
+    def _traced(self, call: Call, known: Shown, family: Family, cause: Cause) -> Finished:
+        """A trace with symbolic sizes and numbers; where Python refuses those, with plain ones."""
+        pattern = self._pattern(call, known, family)
+        sizes = functools.partial(family.sizes, self.options.dynamic)
+        tracer = self._tracer(call, known, pattern, sizes)
+        try:
+            return tracer.run(cause)
+        except Exception as error:
+            if not tracer.repeatable:
+                raise
+            refusal = error
+        plain = Pattern(call.shapes, call.numbers)
+        finished = self._tracer(call, known, plain, lambda name, shape: shape).run(cause)
+        family.fixed.update(tracer.env)
+        self._notices.refused(refusal, tracer.env)
+        return finished
+
+    def _pattern(self, call: Call, known: Shown, family: Family) -> Pattern:
+        """Which sizes and numbers of a new trace are symbolic."""
         names = names_of(known.leaves)
-        pattern = generalize(
-            call, family.seen, frozenset(family.fixed), names, self.options.dynamic
-        )
-        if self._signature is not None:
-            shapes = self._signature.shapes(names, call.shapes, family.fixed)
-            pattern = Pattern(shapes, pattern.numbers)
-        tracer = Tracer(
+        fixed = frozenset(family.fixed)
+        pattern = generalize(call, family.seen, fixed, names, self.options.dynamic)
+        if self._signature is None:
+            return pattern
+        return Pattern(self._signature.shapes(names, call.shapes, fixed), pattern.numbers)
+
+    def _tracer(
+        self, call: Call, known: Shown, pattern: Pattern, sizes: Any, concolic: bool = True
+    ) -> Tracer:
+        return Tracer(
             self.python_function,
             self.name,
             self._binding,
             call,
             known,
             pattern,
-            self.options.control,
-            True,
-            self.options.verify is not None,
-            functools.partial(family.sizes, self.options.dynamic),
+            self.options.control if concolic else "error",
+            concolic,
+            concolic and self.options.verify is not None,
+            sizes,
         )
-        result, entry = tracer.run(cause)
-        family.fixed.update(name for fixed in entry.facts.fixed for name in fixed.expr.names)
-        if self._cache.add(call, family, entry):
-            self._notices.of(entry)
-        record(self.name, self._cache.misses, entry)
-        return result
 
     @boundary
     def trace(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
@@ -249,18 +286,8 @@ class Function:
             stand.sizes.get(id(cell), shape)
             for cell, shape in zip(call.cells, call.shapes, strict=True)
         )
-        tracer = Tracer(
-            self.python_function,
-            self.name,
-            self._binding,
-            call,
-            known,
-            Pattern(shapes, call.numbers),
-            "error",
-            False,
-            False,
-            lambda name, shape: shape,
-        )
+        pattern = Pattern(shapes, call.numbers)
+        tracer = self._tracer(call, known, pattern, lambda name, shape: shape, concolic=False)
         with using(EAGER):
             entry = tracer.run(Cause("specs", "", "", "", here())).entry
         self._notices.of(entry)
@@ -334,6 +361,8 @@ class Bound:
         return self.__func__.trace(*self.args, *args, **{**self.keywords, **kwargs})
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self.__func__, name)
 
     def __repr__(self) -> str:

@@ -411,6 +411,9 @@ class Number:
         return Number(Formula(op, args), value, self.facts)
 
     def _compare(self, relation: str, other: Any, flip: bool = False) -> Any:
+        if isinstance(other, numpy.ndarray):
+            pair = (other, self.fix()) if flip else (self.fix(), other)
+            return _RELATIONS[relation](*pair)
         if isinstance(other, numpy.generic):
             other = other.item()
         if not isinstance(other, (int, float, Number)):

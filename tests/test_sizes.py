@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -222,6 +225,31 @@ FIXING: dict[str, Callable[[Any], Any]] = {
 }
 
 
+FIXING |= {
+    "and": lambda n: n & 6,
+    "shift": lambda n: (n << 2) + (100 >> n),
+    "invert": lambda n: ~n,
+    "bits": lambda n: n.bit_length(),
+    "bytes": lambda n: len(n.to_bytes(4, "big")),
+    "divmod": lambda n: divmod(17, n)[1],
+    "modular": lambda n: pow(n, 2, 5),
+    "complex": lambda n: (n + 1j).real,
+    "fraction": lambda n: float(Fraction(1, 2) + n),
+    "decimal": lambda n: float(Decimal(2) * n),
+    "real": lambda n: n.real + n.numerator,
+    "percent": lambda n: len("%d" % n),  # noqa: UP031
+    "repeated list": lambda n: len([1] * n),
+    "gcd": lambda n: math.gcd(n, 6),
+    "json": lambda n: len(json.dumps([n])),
+    "numpy in": lambda n: n in np.arange(4),
+    "numpy array": lambda n: float((np.arange(3) * n == n).sum()),
+    "numpy scalar": lambda n: float(np.float32(2) * n + np.float64(3) / n),
+    "chained": lambda n: 2 < n < 10,
+    "string": lambda n: n == "a",
+    "ceil": lambda n: math.ceil(n / 2),
+}
+
+
 @pytest.mark.parametrize("name", FIXING)
 def test_what_needs_a_machine_integer_is_right_at_every_size(name: str) -> None:
     def f(x: Any) -> Any:
@@ -324,3 +352,21 @@ def test_named_sizes_are_symbolic_from_the_first_trace() -> None:
         np.testing.assert_allclose(
             concrete(x, y).numpy(), (x @ y / shape[0]).numpy(), rtol=1e-5, atol=1e-6
         )
+
+
+def test_captured_sizes_have_names_of_their_own() -> None:
+    class Holder:
+        pass
+
+    model: Any = Holder()
+    model_w = sk.ones(4)
+    model.w = sk.ones(3)
+
+    @sk.function
+    def f(x: Any) -> Any:
+        return sk.sum(model.w) + sk.sum(model_w) * 10 + sk.sum(x) * 100
+
+    for n in range(1, 9):
+        model.w, model_w = sk.ones(n), sk.ones(n + 5)
+        assert f(sk.ones(n % 3)).item() == n + 10 * (n + 5) + 100 * (n % 3)
+    assert traces(f) <= 3

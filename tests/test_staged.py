@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import gc
 import math
+import pickle
 import sys
+import warnings
 import weakref
 from collections import OrderedDict, namedtuple
 from fractions import Fraction
@@ -380,6 +383,44 @@ def test_lambdas_callable_objects_partials_and_bound_methods() -> None:
         sk.function(len)
     with pytest.raises(TypeError, match="has no Python code to trace"):
         sk.function(3)
+
+
+def test_a_decorated_function_is_called_as_its_decorator_says() -> None:
+    def scaled(fn: Any) -> Any:
+        @functools.wraps(fn)
+        def wrapper(*args: Any, extra: float = 1.0) -> Any:
+            return fn(*args) * extra
+
+        return wrapper
+
+    f = sk.function(scaled(lambda x: x * 2))
+    for _ in range(2):
+        assert f(X, extra=3.0).tolist() == [6.0, 12.0, 18.0]
+    assert "%x: f32[3]" in str(sk.function(sk.grad(lambda x: x.sum())).trace(X).graph)
+
+
+def test_copies_and_pickles() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.w = sk.Variable(sk.ones(3))
+            self.step = sk.function(self._step)
+
+        def _step(self, x: Any) -> Any:
+            self.w.assign_add(x)
+            return self.w * 1
+
+    model = Model()
+    model.step(X)
+    twin = copy.deepcopy(model)
+    assert twin.step(X).tolist() == [3.0, 5.0, 7.0] == twin.w.tolist()
+    assert model.w.tolist() == [2.0, 3.0, 4.0] and twin.step.__self__ is twin
+    assert pickle.loads(pickle.dumps(at_the_top)) is at_the_top
+    assert copy.copy(at_the_top) is copy.deepcopy(at_the_top) is at_the_top
+
+
+@sk.function
+def at_the_top(x: Any) -> Any:
+    return x * 2
 
 
 def test_code_without_source() -> None:
@@ -768,6 +809,46 @@ def test_a_result_made_in_the_call_is_made_at_each_call() -> None:
         a = f(X)
     b = f(X)
     assert a is not b and a.value.tolist() == b.value.tolist() == [2.0, 4.0, 6.0]
+
+
+def test_a_pullback_that_is_returned_is_eager_from_the_first_call() -> None:
+    f = sk.function(lambda x: sk.vjp(lambda y: y * y, x)[1])
+    with pytest.warns(sk.StagekitWarning, match="holds an object that the call made"):
+        pullback = f(X)
+    for pull in (pullback, f(X)):
+        assert pull(sk.ones(3))[0].tolist() == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("first", [0, 9])
+def test_an_error_of_values_that_python_catches(first: int) -> None:
+    @sk.function
+    def f(x: Any, i: Any) -> Any:
+        try:
+            return sk.take(x, i, axis=0)
+        except IndexError:
+            return x * 0 - 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sk.StagekitWarning)
+        for i in (first, 0, 9, 1, 9, 0):
+            expected = [-1.0] * 3 if i == 9 else [X.tolist()[i]]
+            assert f(X, sk.asarray([i])).tolist() == expected
+
+
+def test_a_tensor_kept_in_a_cache_of_c_code_is_reported() -> None:
+    @functools.lru_cache
+    def weights(n: int) -> Any:
+        return sk.ones(n) * 3
+
+    @sk.function
+    def f(x: Any) -> Any:
+        return x * weights(3)
+
+    with pytest.warns(sk.StagekitWarning, match="outlives the call at test_staged.py") as record:
+        for _ in range(3):
+            assert f(X).tolist() == [3.0, 6.0, 9.0]
+    assert len(record) == 1 and f.cache_info().hits == 1
+    assert (weights(3) + 1).tolist() == [4.0, 4.0, 4.0]
 
 
 def test_a_generator_that_is_returned_runs_after_the_call() -> None:

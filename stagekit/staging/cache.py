@@ -38,7 +38,7 @@ class Family:
     entries: tuple[Entry, ...] = ()
     seen: list[Pattern] = field(default_factory=list)
     fixed: set[str] = field(default_factory=set)
-    captured: dict[str, list[tuple[int | str, ...]]] = field(default_factory=dict)
+    captured: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)  # sizes by path
     lost: int = 0
     eager: Left | None = None
     watchers: list[Any] = field(default_factory=list)
@@ -53,10 +53,9 @@ class Family:
             known.append(shape)
         if dynamic is False:
             return shape
-        base = "".join(c if c.isalnum() else "_" for c in name).strip("_") or "held"
         return tuple(
-            f"{base}_{axis}"
-            if any(s[axis] != n for s in earlier) and f"{base}_{axis}" not in self.fixed
+            f"{name}_{axis}"
+            if any(s[axis] != n for s in earlier) and f"{name}_{axis}" not in self.fixed
             else n
             for axis, n in enumerate(shape)
         )

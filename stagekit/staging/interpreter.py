@@ -271,6 +271,8 @@ class Staging(Interpreter):
         try:
             out = quietly(op.numpy, *arrays, **now)
         except FAILURES as error:
+            if self.left is None:  # Python may catch it: a branch that depends on values
+                self.left = Left(f"an error of {op.name}", self.line)
             raise explain(op, types, attrs, error, self.line) from None
         array: Array = out if type(out) is np.ndarray else np.asarray(out)
         if config.trap is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from stagekit.errors import StagekitWarning
@@ -30,6 +31,15 @@ class Notices:
         self._fixed(entry)
         self._numbers(entry)
         self._constants(entry)
+
+    def refused(self, error: Exception, names: Iterable[str]) -> None:
+        """Warn of sizes or numbers that Python took plain only."""
+        text = str(error).partition("\n")[0]
+        self._tell(
+            ("refused", type(error), text),
+            f"a symbolic size or number ({', '.join(names)}) was refused, so each value costs a "
+            f"trace: {type(error).__name__}: {text}. Use tensor arithmetic there, or int(...).",
+        )
 
     def _tell(self, key: Any, text: str) -> None:
         if key not in self._told:

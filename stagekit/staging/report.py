@@ -166,7 +166,9 @@ def _broken_facts(entry: Entry, call: Call, line: Location | None) -> Iterable[C
         return
     for bound in entry.captures:
         cell = bound.now(call.arguments)
-        for name, size in zip(bound.shape, cell._value.shape if cell else (), strict=False):
+        for name, size in zip(
+            bound.shape, cell._value.shape if cell is not None else (), strict=False
+        ):
             if isinstance(name, str):
                 env.setdefault(name, size)
     for fact, where in entry.facts.known.items():

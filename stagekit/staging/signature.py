@@ -18,7 +18,7 @@ import numpy as np
 from stagekit import tree
 from stagekit.errors import ArgumentError
 from stagekit.op import current
-from stagekit.source import here
+from stagekit.source import here, is_framework
 from stagekit.staging.transaction import Copies
 from stagekit.symbolic import Number, same
 from stagekit.tensor import Tensor, Variable
@@ -44,7 +44,7 @@ def binding(fn: Callable[..., Any]) -> Binding:
     >>> b.bind(1, 2, k=3)
     {'x': 1, 'rest': (2,), 'k': 3}
     """
-    parameters = list(inspect.signature(fn).parameters.values())
+    parameters = list(_signature(fn).parameters.values())
     scope: dict[str, Any] = {}
     declared: list[str] = []
     passed: list[str] = []
@@ -71,6 +71,15 @@ def binding(fn: Callable[..., Any]) -> Binding:
     bind.__name__ = getattr(fn, "__name__", "function")
     bind.__qualname__ = getattr(fn, "__qualname__", bind.__name__)
     return Binding(bind, scope["call"], names)
+
+
+def _signature(fn: Any) -> inspect.Signature:
+    """How a function is called; what the framework wrapped is called as what is inside."""
+    while isinstance(fn, types.FunctionType) and is_framework(fn.__code__.co_filename):
+        if not hasattr(fn, "__wrapped__"):
+            break
+        fn = fn.__wrapped__
+    return inspect.signature(fn, follow_wrapped=not isinstance(fn, types.FunctionType))
 
 
 # ----- calls --------------------------------------------------------------------------------------

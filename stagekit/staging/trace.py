@@ -5,6 +5,7 @@ The result is an `Entry` that later calls are matched against, or the reason why
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from stagekit import tree
 from stagekit.eager.interpreter import as_array
 from stagekit.graph import Graph
 from stagekit.node import Node
-from stagekit.op import current, using
+from stagekit.op import OPS, current, using
 from stagekit.source import Location, is_framework
 from stagekit.staging.concrete import ConcreteFunction, symbol
 from stagekit.staging.interpreter import (
@@ -127,7 +128,7 @@ class Entry:
                 if value.dtype != bound.dtype or not bind_shape(bound.shape, value.shape, env):
                     return None
                 cells.append(cell)
-            if self.writes and len(set(map(id, cells))) != len(self.take):
+            if len(set(map(id, cells))) != len(self.take) and self.concrete is not None:
                 return None
         if self.facts.known and not self.facts.hold(env):
             return None
@@ -182,10 +183,14 @@ def _leaf(
 
 
 class Finished(NamedTuple):
-    """A finished trace: the call's own result, and the entry for later calls."""
+    """A finished trace: the call's own result, and the entry for later calls.
+
+    `again` where the result holds what only an eager run can give: nothing was committed.
+    """
 
     result: Any
     entry: Entry
+    again: bool = False
 
 
 @dataclass(eq=False)
@@ -206,6 +211,7 @@ class Tracer:
     def __post_init__(self) -> None:
         self.facts = Settling()
         self.env: dict[str, Any] = {}
+        self.repeatable = False  # the function raised, perhaps because a number is symbolic
         self.copies = self.call.copies or Copies()
         self.capture_shapes: dict[int, tuple[int | str, ...]] = {}
         self.staging = Staging(
@@ -230,8 +236,7 @@ class Tracer:
             internal=is_framework,
         )
         try:
-            with using(self.staging), self.watch:
-                out = self.binding.call(self.fn, arguments)
+            out = self._called(arguments)
             return self._finish(out, cause, start)
         except BaseException:
             self.staging.settle()
@@ -239,6 +244,14 @@ class Tracer:
         finally:
             self.staging.close()
             self.copies.settle()
+
+    def _called(self, arguments: dict[str, Any]) -> Any:
+        try:
+            with using(self.staging), self.watch:
+                return self.binding.call(self.fn, arguments)
+        except Exception:
+            self.repeatable = bool(self.env) and not self.watch.effects()
+            raise
 
     # ----- arguments
 
@@ -282,10 +295,17 @@ class Tracer:
         self, cell: Any, name: str | None, shape: tuple[int, ...]
     ) -> tuple[Any, ...]:
         """The sizes of a captured tensor; one held by identity (no name) keeps those it has."""
-        wanted = shape if name is None else self.shapes_before(name, shape)
+        wanted: Sequence[Any] = shape if name is None else self.shapes_before(name, shape)
+        wanted = tuple(self._apart(n) for n in wanted)
         self.capture_shapes[id(cell)] = wanted
         self._note(wanted, shape)
         return symbolic_shape(wanted, shape, self.facts)
+
+    def _apart(self, size: int | str) -> int | str:
+        """A size, under a name that no other size of this trace has."""
+        while isinstance(size, str) and size in self.env:
+            size += "_"
+        return size
 
     def _note(self, wanted: Sequence[Any], shape: Sequence[int]) -> None:
         for want, size in zip(wanted, shape, strict=True):
@@ -297,14 +317,20 @@ class Tracer:
     def _finish(self, out: Any, cause: Any, start: float) -> Finished:
         left, effects = self.staging.left, self.watch.effects()
         packed = None if left else self._pack(out)
-        if packed is None and left is None:
-            left = Left("the result holds an object that the call made", None)
-        if effects and left is None:
+        again = packed is None and left is None and not effects and self.concolic
+        guards = tuple(guard for guard in self._guards(self.watch) if not _is_keyed(guard))
+        captures = tuple(map(self._bound, self.staging.captures))
+        del self.watch  # it keeps what it saw
+        if packed is not None and not effects:
+            effects = self._unseen(out)
+        if left is None and effects:
             left = Left(effects[0].text, line_of(effects[0]))
+        elif left is None and packed is None:
+            left = Left("the result holds an object that the call made", None)
         entry = Entry(
             self.pattern,
-            tuple(guard for guard in self._guards(self.watch) if not _is_keyed(guard)),
-            tuple(map(self._bound, self.staging.captures)),
+            guards,
+            captures,
             self.facts,
             self.shown,
             cause,
@@ -316,6 +342,8 @@ class Tracer:
         )
         if self.verify and entry.eager is None:
             self._verify(out, entry.concrete)
+        if again:
+            return Finished(None, entry, again)
         if self.concolic:
             self.facts.settled = left is not None
             out = self._release(out, settle=left is not None)
@@ -323,6 +351,26 @@ class Tracer:
             assert entry.concrete.plan is not None  # compile now
         entry.ms = (time.perf_counter() - start) * 1e3
         return Finished(out, entry)
+
+    def _unseen(self, out: Any) -> tuple[Effect, ...]:
+        """A tensor of the trace that outlives it where Python is not watched: a cache in C, say.
+
+        Rules of derivatives, which the graph holds, keep tensors too.
+        """
+        if any(node.op is OPS["custom"] for node in self.staging.lines):
+            return ()
+        results = {id(leaf) for leaf in tree.leaves(out)}
+        for generation in (None, 1, 2):
+            if generation is not None:
+                gc.collect(generation)
+            kept = next((x for x in self.staging.alive() if id(x) not in results), None)
+            if kept is None:
+                return ()
+            line = kept._value.line
+            del kept
+        name, number, code = line or (self.name, 0, self.name)
+        text = "a traced tensor made here outlives the call"
+        return (Effect("leak", "a tensor", name, number, code, text),)
 
     def _verify(self, out: Any, concrete: Any) -> None:
         """Hold what the plan gives for this call's inputs against what the call computed."""
