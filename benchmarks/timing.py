@@ -103,8 +103,8 @@ def interleave(
 ) -> list[Timing]:
     """One sample of each contender, `rounds` times, after a warm-up.
 
-    Each round has an order of its own (by a fixed seed): a framework's threads that still spin after
-    its sample would else disturb always the same one.
+    Each round has an order of its own (by a fixed seed): threads of a framework that still spin
+    after its sample would else disturb always the same one.
     """
     numbers = {name: _calls(run, length) for name, run in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
