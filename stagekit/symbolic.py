@@ -336,8 +336,8 @@ class Facts:
     def decide(self, left: Any, relation: str, right: Any, outcome: bool) -> bool:
         """Record that the comparison came out as `outcome`, unless that can never change."""
         self.require_open()
-        settled = _settled(left, relation, right)
-        if not settled:
+        said = relation == "==" and Fact(right, relation, left, outcome) in self.known
+        if not said and not _settled(left, relation, right):
             self.known.setdefault(Fact(left, relation, right, outcome), here())
         return outcome
 
