@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
+from stagekit import tree
 
 pytestmark = pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning")
 
@@ -116,8 +118,6 @@ WRITING: list[Callable[[Any], Any]] = [
 
 def seen(f: Callable[[Any], Any], x: Any) -> Any:
     """Values of results and argument, and which of them are one object."""
-    from stagekit import tree
-
     results = [*tree.leaves(f(x)), x, HELD]
     first = [next(k for k, other in enumerate(results) if other is y) for y in results]
     return [y.tolist() for y in results], first
@@ -450,8 +450,6 @@ def test_what_python_does_to_an_argument_container_happens_at_every_call() -> No
 
 
 def test_a_dataclass_as_self() -> None:
-    import dataclasses
-
     @dataclasses.dataclass
     class Trainer:
         rate: float
@@ -478,3 +476,38 @@ def test_a_dataclass_as_self() -> None:
         for k in range(1, 6):
             assert trainer.count(sk.ones(2)).tolist() == [k, k]
     assert trainer.steps == 5
+
+
+def test_a_frozen_dataclass_of_numbers() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        rate: float
+        n: int
+        name: str = "adam"
+
+    f = sk.function(lambda x, config: x * config.rate + config.n)
+    for k in range(5):
+        assert f(sk.ones(2), Config(0.5 * k, k)).tolist() == [1.5 * k] * 2
+    assert traces(f) == 2
+
+
+def test_an_optimizer_that_makes_its_state_at_the_first_step() -> None:
+    class Momentum:
+        def __init__(self, params: list[Any]) -> None:
+            self.params, self.state = params, {}  # type: ignore[var-annotated]
+
+        @sk.function
+        def step(self, grads: list[Any]) -> None:
+            for k, (p, g) in enumerate(zip(self.params, grads, strict=True)):
+                if k not in self.state:
+                    self.state[k] = sk.Variable(sk.zeros_like(p))
+                self.state[k].assign(0.5 * self.state[k] + g)
+                p.assign_sub(self.state[k])
+
+    params = [sk.Variable(sk.zeros(2)), sk.Variable(sk.zeros(3))]
+    optimizer = Momentum(params)
+    with pytest.warns(sk.StagekitWarning, match=r"self\.state"):
+        for _ in range(4):
+            optimizer.step([sk.ones(2), sk.ones(3)])
+    assert params[1].tolist() == [-(1 + 1.5 + 1.75 + 1.875)] * 3
+    assert optimizer.step.cache_info()[:2] == (2, 2)

@@ -94,8 +94,8 @@ class Copies:
         if all(a is b for a, b in zip(children, renewed, strict=True)):
             return node
         copy = unflatten(aux, renewed)
-        if hasattr(node, "__dict__"):
-            copy.__dict__ = {**node.__dict__, **copy.__dict__}
+        for name, value in getattr(node, "__dict__", {}).items():
+            copy.__dict__.setdefault(name, value)
         self.made.append((node, copy, _contents(copy)))
         self._known[id(node)] = copy
         return copy
@@ -138,7 +138,7 @@ def _put_back(node: Any, before: Any, now: Any, back: Callable[[Any], Any]) -> N
         node.update((key, back(value)) for key, value in now.items())
     else:
         for name in before.keys() - now.keys():
-            delattr(node, name)
+            object.__delattr__(node, name)
         for name, value in now.items():
             if before.get(name, now) is not value:
                 object.__setattr__(node, name, back(value))
