@@ -35,6 +35,7 @@ FLOORS = [
     ["eager/*.py"],
     ["random.py", "linalg.py", "fft.py", "nn/functional.py"],
     ["autodiff/*.py", "tree.py", "saving.py"],
+    ["staging/python/*.py"],
     ["staging/*.py", "staging/rules/*.py"],
     ["control.py"],
     ["kernels/*.py"],

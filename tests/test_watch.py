@@ -25,9 +25,9 @@ from typing import Any
 
 import pytest
 
-from stagekit.staging.bytecode import _Machine
-from stagekit.staging.paths import Guard, Path, compile_guards, same_value
-from stagekit.staging.watch import Watch
+from stagekit.staging.python.bytecode import _Machine
+from stagekit.staging.python.paths import Guard, Path, compile_guards, same_value
+from stagekit.staging.python.watch import Watch
 
 FRAMEWORK: dict[str, Any] = {"__name__": "framework"}
 exec(  # a stand-in for the framework's tensor, in a file of its own

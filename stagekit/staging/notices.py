@@ -8,7 +8,7 @@ from typing import Any
 
 from stagekit.errors import StagekitWarning
 from stagekit.source import stack_level
-from stagekit.staging.paths import Path
+from stagekit.staging.python.paths import Path
 from stagekit.staging.trace import Entry, line_of
 from stagekit.symbolic import same
 

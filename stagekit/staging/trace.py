@@ -31,7 +31,8 @@ from stagekit.staging.interpreter import (
     is_traced,
     symbolic_shape,
 )
-from stagekit.staging.paths import Guard, Path, compile_guards
+from stagekit.staging.python.paths import Guard, Path, compile_guards
+from stagekit.staging.python.watch import Effect, Watch
 from stagekit.staging.signature import (
     Binding,
     Call,
@@ -42,7 +43,6 @@ from stagekit.staging.signature import (
 )
 from stagekit.staging.transaction import Copies, commit
 from stagekit.staging.verify import compare
-from stagekit.staging.watch import Effect, Watch
 from stagekit.symbolic import Facts, Number, evaluate, strip
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import DType

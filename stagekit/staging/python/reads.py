@@ -19,10 +19,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from stagekit.staging.bytecode import Read
-from stagekit.staging.origin import Origin
-from stagekit.staging.outer import KEYS, OPEN, Node, Outer, content, items_of, sources
-from stagekit.staging.paths import (
+from stagekit.staging.python.bytecode import Read
+from stagekit.staging.python.origin import Origin
+from stagekit.staging.python.outer import KEYS, OPEN, Node, Outer, content, items_of, sources
+from stagekit.staging.python.paths import (
     CONTAINERS,
     MISSING,
     SCALARS,
@@ -38,7 +38,7 @@ from stagekit.staging.paths import (
     pick,
     unwrap,
 )
-from stagekit.staging.symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
+from stagekit.staging.python.symbols import CHAINS, FRESH, SLICE, WILD, Expr, root
 
 MAX_PLACES = 2_000
 MAX_GUARDS = 20_000

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 
-from stagekit.staging.paths import instance_dict, module_name
+from stagekit.staging.python.paths import instance_dict, module_name
 
 _LIBRARY = tuple({sysconfig.get_paths()[k] + os.sep for k in ("stdlib", "platstdlib")})
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))

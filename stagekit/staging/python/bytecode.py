@@ -18,8 +18,8 @@ from itertools import product
 from types import CodeType
 from typing import Any, NamedTuple
 
-from stagekit.staging.callees import model_of
-from stagekit.staging.symbols import (
+from stagekit.staging.python.callees import model_of
+from stagekit.staging.python.symbols import (
     ANY,
     EMPTY,
     FRESH,

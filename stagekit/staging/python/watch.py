@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from stagekit.staging.bytecode import Read, Write, constants, scan
-from stagekit.staging.origin import Origin
-from stagekit.staging.outer import Change, Outer, content
-from stagekit.staging.paths import (
+from stagekit.staging.python.bytecode import Read, Write, constants, scan
+from stagekit.staging.python.origin import Origin
+from stagekit.staging.python.outer import Change, Outer, content
+from stagekit.staging.python.paths import (
     MISSING,
     SCALARS,
     Guard,
@@ -36,8 +36,8 @@ from stagekit.staging.paths import (
     in_classes,
     instance_dict,
 )
-from stagekit.staging.reads import Env, Reader, Site, waits
-from stagekit.staging.symbols import Expr
+from stagekit.staging.python.reads import Env, Reader, Site, waits
+from stagekit.staging.python.symbols import Expr
 
 _GENERATOR = 0x20 | 0x80 | 0x200
 _LIST_METHODS = "append extend insert pop remove clear sort reverse"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stagekit.staging.paths import (
+from stagekit.staging.python.paths import (
     CONTAINERS,
     MISSING,
     SCALARS,

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from stagekit.staging.symbols import ANY, EMPTY, FRESH, NEW, Expr, Value, as_key, bounded, nested
+from stagekit.staging.python.symbols import (
+    ANY,
+    EMPTY,
+    FRESH,
+    NEW,
+    Expr,
+    Value,
+    as_key,
+    bounded,
+    nested,
+)
 
 
 class Machine(Protocol):
