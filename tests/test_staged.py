@@ -912,3 +912,19 @@ def test_specs_say_what_they_refuse() -> None:
         sk.TensorSpec((-1,))
     with pytest.raises(sk.DeviceError, match="no device 'cuda:0'"):
         sk.TensorSpec((3,), device="cuda:0")
+
+
+def test_a_refusal_that_python_catches_is_still_a_refusal() -> None:
+    def f(x: Any) -> Any:
+        try:
+            return x * 2 if x.sum() > 0 else x * 3
+        except sk.DataDependentError:
+            return x * 100
+
+    strict = sk.function(f, control="error")
+    for _ in range(2):
+        with pytest.raises(sk.DataDependentError, match=r"bool\(\) needs the value"):
+            strict(sk.ones(2))
+    with pytest.raises(sk.DataDependentError):
+        sk.function(f).trace(sk.TensorSpec((2,)))
+    assert f(sk.ones(2))[0].item() == 2

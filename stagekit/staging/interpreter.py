@@ -144,6 +144,7 @@ class Staging(Interpreter):
         self.constants: list[Constant] = []
         self.written: dict[int, Any] = {}
         self.left: Left | None = None
+        self.refused: DataDependentError | None = None  # raised, whether or not Python caught it
         self.closed = False
         self.line: Location | None = None
         self.lines: dict[Node, tuple[Location, ...]] = {}
@@ -349,10 +350,11 @@ class Staging(Interpreter):
         """The elements, if the trace has them; the call then goes on eagerly."""
         value, line = self.read(cell), here()
         if value.array is None or self.control == "error":
-            raise DataDependentError(
+            self.refused = DataDependentError(
                 f"{why} needs the value of a traced tensor ({value.type.stripped()})",
                 fix="use where(...), or keep the branch out of the staged function",
             ).located(line)
+            raise self.refused
         if self.left is None:
             self.left = Left(why, line)
         view: Array = value.array.view()

@@ -248,7 +248,10 @@ class Tracer:
     def _called(self, arguments: dict[str, Any]) -> Any:
         try:
             with using(self.staging), self.watch:
-                return self.binding.call(self.fn, arguments)
+                out = self.binding.call(self.fn, arguments)
+            if self.staging.refused is not None:  # Python caught it and went another way
+                raise self.staging.refused
+            return out
         except Exception:
             self.repeatable = bool(self.env) and not self.watch.effects()
             raise

@@ -8,6 +8,7 @@ before are compared afterwards (`outer`).
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import datetime
 import gc
@@ -55,8 +56,8 @@ _CLOCKS = (
 class Effect:
     """Something the function did to Python that replaying its graph would not do.
 
-    `kind`: print, input, open, time, random, np.random, mutation, attribute, global, nonlocal,
-    iterator or leak. `path` names the thing as the user does; `text` is a sentence about it.
+    `kind`: print, input, open, time, random, np.random, thread, mutation, attribute, global,
+    nonlocal, iterator or leak. `path` names the thing as the user does; `text` is a sentence.
     """
 
     kind: str
@@ -358,7 +359,7 @@ class Watch:
     def _act(self, frame: types.FrameType | None, kind: str, name: str) -> None:
         """A builtin with an effect was called: by the user, or for the user by pathlib."""
         near = frame
-        if kind == "random":  # by the user, or for the user by uuid or secrets
+        if kind in ("random", "thread"):  # by the user, or for the user by uuid, threading ...
             return self._effect(kind, name, self._site(frame), f"`{name}` was called")
         while near is not None and near.f_globals.get("__name__", "").startswith("pathlib"):
             near = near.f_back
@@ -572,6 +573,11 @@ _ACTS: dict[Any, tuple[str, str]] = {
     warnings.warn: ("print", "warnings.warn"),
     io.open: ("open", "open"),
     os.urandom: ("random", "os.urandom"),
+    **{
+        getattr(_thread, name): ("thread", "Thread.start")
+        for name in ("start_new_thread", "start_joinable_thread")
+        if hasattr(_thread, name)
+    },
     datetime.datetime.now: ("time", "datetime.now"),
     datetime.datetime.utcnow: ("time", "datetime.utcnow"),
     datetime.datetime.today: ("time", "datetime.today"),
