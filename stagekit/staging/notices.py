@@ -56,12 +56,12 @@ class Notices:
             )
 
     def _left(self, left: Any) -> None:
-        at = f" at {left.line}" if left.line else ""
-        self._tell(
-            ("left", left),
-            f"{left.why}{at} needs a value of the trace, so such calls run eagerly. Return the "
-            "value, or use where(...).",
-        )
+        if left.line is None:
+            what, cure = left.why, "Return tensors and containers of tensors."
+        else:
+            what = f"{left.why} at {left.line} needs a value of the trace"
+            cure = "Return the value, or use where(...)."
+        self._tell(("left", left), f"{what}, so such calls run eagerly. {cure}")
 
     def _fixed(self, entry: Entry) -> None:
         for fixed in entry.facts.fixed:
