@@ -57,8 +57,8 @@ class Interpreter(ABC):
         """A Python scalar, `Number` or `Dim` as a 0-d tensor."""
 
     @abstractmethod
-    def lift(self, obj: Any) -> Any:
-        """Anything array-like (list, NumPy array or scalar) as a tensor."""
+    def lift(self, obj: Any, target: DType | None = None) -> Any:
+        """Anything array-like as a tensor; Python numbers in lists go straight to `target`."""
 
     @abstractmethod
     def literal(self, array: Any) -> Any:
@@ -323,8 +323,8 @@ class Over(Interpreter):
     def constant(self, value: Any, dtype: DType) -> Any:
         return self.below.constant(value, dtype)
 
-    def lift(self, obj: Any) -> Any:
-        return self.below.lift(obj)
+    def lift(self, obj: Any, target: DType | None = None) -> Any:
+        return self.below.lift(obj, target)
 
     def literal(self, array: Any) -> Any:
         return self.below.literal(array)

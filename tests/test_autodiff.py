@@ -1529,3 +1529,54 @@ def test_checkpoint_changes_no_bit(steps: Any, at: Any) -> None:
     again = sk.value_and_grad(total(sk.checkpoint(f)), (0, 1))(*xs)
     assert identical(plain[0], again[0])
     assert identical(plain[1], again[1])
+
+
+def test_a_value_given_twice_to_a_rule_gets_every_share() -> None:
+    @sk.custom_vjp
+    def double(x: Any) -> Any:
+        return x * 2
+
+    double.defvjp(lambda x: (x * 2, x), lambda saved, ct: (ct * 10 * saved,))
+
+    @sk.custom_vjp
+    def product(x: Any, y: Any) -> Any:
+        return x * y
+
+    product.defvjp(lambda x, y: (x * y, (x, y)), lambda r, ct: (ct * r[1], ct * r[0]))
+
+    def twice(x: Any) -> Any:
+        return double(x) + double(x + 1)
+
+    def square(x: Any) -> Any:
+        return product(x, x) + x * x + product(x, x)
+
+    for stage in (lambda fn: fn, sk.function):
+        for function, x, want in ((twice, 2.0, 50), (square, 3.0, 18)):
+            assert sk.grad(stage(function))(f64(x)).item() == want
+            assert stage(sk.grad(function))(f64(x)).item() == want
+
+
+def test_lists_of_floats_are_rounded_once() -> None:
+    def make() -> Any:
+        return sk.asarray([-1.2, 0.1], dtype=sk.float64)
+
+    assert make().tolist() == sk.function(make)().tolist() == [-1.2, 0.1]
+    assert sk.asarray([0.1]).dtype is sk.float32
+
+
+def test_a_tape_from_outside_is_refused_inside_a_staged_function() -> None:
+    x = f64(2.0)
+    for use in (
+        lambda tape, y: tape.watch(y),
+        lambda tape, y: tape.stop_recording().__enter__(),
+        lambda tape, y: tape.gradient(y, x),
+    ):
+
+        def f(y: Any, use: Any = use) -> Any:
+            use(tape, y)
+            return y * y
+
+        with sk.GradientTape() as tape:
+            tape.watch(x)
+            with pytest.raises(sk.TraceError, match=r"tape from outside .*\n  at test_autodiff"):
+                sk.function(f)(x)

@@ -139,8 +139,8 @@ class _Spy(Overlay):
     def constant(self, value: Any, dtype: Any) -> Any:
         return self._made(self.below.constant(value, dtype))
 
-    def lift(self, obj: Any) -> Any:
-        return obj if isinstance(obj, Cell) else self._made(self.below.lift(obj))
+    def lift(self, obj: Any, target: Any = None) -> Any:
+        return obj if isinstance(obj, Cell) else self._made(self.below.lift(obj, target))
 
     def literal(self, array: Any) -> Any:
         return self._made(self.below.literal(array))

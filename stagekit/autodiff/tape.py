@@ -121,9 +121,12 @@ class CallRecord:
             for index, ct in taken.items()
         }
         keys = [id(self.inputs[i]) for i in wanted]
+        so_far = [cts.known.pop(key, None) for key in keys]  # once, where a value is given twice
         with attributed(self.line) if self.line else nullcontext():
-            found = self.pullback(given, wanted, [cts.known.get(key) for key in keys])
-        cts.known.update((k, ct) for k, ct in zip(keys, found, strict=True) if ct is not None)
+            found = self.pullback(given, wanted, so_far)
+        for key, ct in zip(keys, found, strict=True):
+            if ct is not None:
+                cts.known[key] = ct if key not in cts.known else cts.known[key] + ct
 
     def _wanted(self, useful: set[int]) -> list[int]:
         return [i for i, value in enumerate(self.inputs) if id(value) in useful]
@@ -448,6 +451,12 @@ class GradientTape:
             raise TraceError("the tape has recorded nothing", fix="use it in `with`").located(
                 here()
             )
+        base = current().base
+        if base.traces and self._tape.base is not base:
+            raise TraceError(
+                "a tape from outside is used inside a staged function, whose graph it cannot see",
+                fix="begin the tape inside, or use stop_gradient",
+            ).located(here())
         return self._tape
 
     def watch(self, tensor: Any) -> None:

@@ -44,8 +44,8 @@ class Eager(Interpreter):
     def constant(self, value: Any, dtype: DType) -> Tensor:
         return Tensor(scalar(value, dtype))
 
-    def lift(self, obj: Any) -> Tensor:
-        return obj if isinstance(obj, Tensor) else Tensor(as_array(obj))
+    def lift(self, obj: Any, target: DType | None = None) -> Tensor:
+        return obj if isinstance(obj, Tensor) else Tensor(as_array(obj, target))
 
     def literal(self, array: np.ndarray[Any, Any]) -> Tensor:
         return Tensor(array)
@@ -69,8 +69,11 @@ class Eager(Interpreter):
         return shape
 
 
-def as_array(obj: Any) -> np.ndarray[Any, Any]:
-    """A fresh array of a supported type: Python numbers by the defaults, NumPy's own types kept."""
+def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
+    """A fresh array of a supported type: Python numbers by the defaults, NumPy's own types kept.
+
+    Lists of floats go straight to a float `target`, without a rounding in between.
+    """
     if isinstance(obj, Number):
         return scalar(obj, dtype(obj.weak))
     if isinstance(obj, (np.ndarray, np.generic)):
@@ -88,7 +91,8 @@ def as_array(obj: Any) -> np.ndarray[Any, Any]:
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
     kinds = _kinds(obj)
-    target = promote(list(kinds)) if kinds else default_float
+    if target is None or target.kind != "float":
+        target = promote(list(kinds)) if kinds else default_float
     if target.kind in ("int", "uint") and array.size:
         require_in_range(array.min().item(), target)
         require_in_range(array.max().item(), target)

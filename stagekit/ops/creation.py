@@ -187,7 +187,7 @@ def asarray(
     if isinstance(obj, (list, tuple)) and _holds_trace(obj):
         out = ops.stack([asarray(item) for item in obj])
     else:
-        out = current().lift(obj)
+        out = current().lift(obj, None if dtype is None else as_dtype(dtype))
     if dtype is not None and as_dtype(dtype) is not out.dtype:
         return astype(out, dtype)
     return alias(out) if copy and out is obj else out

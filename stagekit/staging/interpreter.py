@@ -321,14 +321,14 @@ class Staging(Interpreter):
         node = self.interned.constant(array, type_)
         return self._tensor(node, type_, array if self.concolic else None)
 
-    def lift(self, obj: Any) -> Tensor:
+    def lift(self, obj: Any, target: DType | None = None) -> Tensor:
         if isinstance(obj, Tensor):
             return obj
         if isinstance(obj, Number):
             return self.constant(obj, dtype(obj.weak))
         if isinstance(obj, (np.ndarray, np.generic)):
             return self._lift_array(obj)
-        return self.literal(as_array(obj))
+        return self.literal(as_array(obj, target))
 
     def _lift_array(self, obj: Any) -> Tensor:
         known = self._arrays.get(id(obj))
