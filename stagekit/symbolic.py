@@ -254,9 +254,6 @@ class Formula(NamedTuple):
         return f"({args[0]} {self.op} {args[1]})" if len(args) == 2 else f"{self.op}({args[0]})"
 
 
-Symbolic = Expr | Formula
-
-
 def evaluate(expr: Any, env: Mapping[str, Any]) -> Any:
     """The value of an expression, a formula, a name or a plain number under `env`."""
     if isinstance(expr, str):
@@ -584,9 +581,6 @@ def _expr(x: Any) -> Any:
 
 def _fixed(x: Any) -> Any:
     return x.fix() if isinstance(x, Number) else x
-
-
-Size = int | Dim
 
 
 def _extremum(op: str, a: Any, b: Any) -> Any:

@@ -156,6 +156,11 @@ def elementwise(
     )
 
 
+def ours(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """The evaluation of a unary op that NumPy lacks."""
+    return lambda xp, x: function(x)
+
+
 # ----- arithmetic ---------------------------------------------------------------------------------
 
 add = elementwise("add", numeric, lambda ct, out, x, y: ct, lambda ct, out, x, y: ct)
@@ -169,22 +174,13 @@ divide = elementwise(
 _STEPS = "piecewise constant: the derivative is zero wherever it exists"
 
 
-def _floor_divide(xp: Any, x: Any, y: Any) -> Any:
-    """Integers: `x // 0 == 0` and `MIN // -1 == MIN` (NumPy's own results)."""
-    return xp.floor_divide(x, y)
-
-
-def _remainder(xp: Any, x: Any, y: Any) -> Any:
-    return xp.remainder(x, y)
-
-
-floor_divide = elementwise("floor_divide", number, evaluate=_floor_divide, reason=_STEPS)
+# Of integers, NumPy's own results are the contract's: x // 0 == x % 0 == 0, MIN // -1 == MIN.
+floor_divide = elementwise("floor_divide", number, reason=_STEPS)
 remainder = elementwise(
     "remainder",
     number,
     lambda ct, out, x, y: ct,
     lambda ct, out, x, y: -ct * floor_divide(x, y),
-    evaluate=_remainder,
 )
 
 
@@ -213,11 +209,7 @@ negative = elementwise("negative", number, lambda ct, out, x: -ct)
 positive = elementwise("positive", number, lambda ct, out, x: ct)
 
 
-def _abs(xp: Any, x: Any) -> Any:
-    return xp.absolute(x)
-
-
-abs = elementwise("abs", numeric, lambda ct, out, x: ct * sign(x), evaluate=_abs)
+abs = elementwise("abs", numeric, lambda ct, out, x: ct * sign(x), evaluate="absolute")
 sign: Op = elementwise("sign", number, reason=_STEPS)
 
 
@@ -240,11 +232,9 @@ sqrt = elementwise("sqrt", floating, lambda ct, out, x: 0.5 * ct / out)
 reciprocal = elementwise("reciprocal", floating, lambda ct, out, x: -ct * out * out)
 
 
-def _rsqrt(xp: Any, x: Any) -> Any:
-    return special.rsqrt(x)
-
-
-rsqrt = elementwise("rsqrt", floating, lambda ct, out, x: -0.5 * ct * out / x, evaluate=_rsqrt)
+rsqrt = elementwise(
+    "rsqrt", floating, lambda ct, out, x: -0.5 * ct * out / x, evaluate=ours(special.rsqrt)
+)
 
 
 def _half_where_tied(greater: Callable[[Any, Any], Any]) -> tuple[Rule, Rule]:
@@ -284,18 +274,12 @@ logaddexp = elementwise(
 )
 
 
-def _sigmoid(xp: Any, x: Any) -> Any:
-    return special.sigmoid(x)
-
-
-def _softplus(xp: Any, x: Any) -> Any:
-    return special.softplus(x)
-
-
 sigmoid: Op = elementwise(
-    "sigmoid", floating, lambda ct, out, x: ct * out * sigmoid(-x), evaluate=_sigmoid
+    "sigmoid", floating, lambda ct, out, x: ct * out * sigmoid(-x), evaluate=ours(special.sigmoid)
 )
-softplus = elementwise("softplus", floating, lambda ct, out, x: ct * sigmoid(x), evaluate=_softplus)
+softplus = elementwise(
+    "softplus", floating, lambda ct, out, x: ct * sigmoid(x), evaluate=ours(special.softplus)
+)
 
 # ----- trigonometry -------------------------------------------------------------------------------
 
@@ -344,20 +328,18 @@ hypot: Op = elementwise(
 # ----- error function -----------------------------------------------------------------------------
 
 
-def _erf(xp: Any, x: Any) -> Any:
-    return special.erf(x)
-
-
-def _erfc(xp: Any, x: Any) -> Any:
-    return special.erfc(x)
-
-
 _TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
 erf = elementwise(
-    "erf", floating, lambda ct, out, x: ct * (_TWO_OVER_ROOT_PI * exp(-x * x)), evaluate=_erf
+    "erf",
+    floating,
+    lambda ct, out, x: ct * (_TWO_OVER_ROOT_PI * exp(-x * x)),
+    evaluate=ours(special.erf),
 )
 erfc = elementwise(
-    "erfc", floating, lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)), evaluate=_erfc
+    "erfc",
+    floating,
+    lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)),
+    evaluate=ours(special.erfc),
 )
 
 # ----- floating-point representation --------------------------------------------------------------
@@ -416,20 +398,10 @@ bitwise_xor = elementwise("bitwise_xor", bits, reason=_BITS)
 bitwise_invert = elementwise("bitwise_invert", bits, evaluate="invert", reason=_BITS)
 
 
-def _shift(function: str) -> Callable[..., Any]:
-    """A shift; by the width or more it gives 0 (-1 for `>>` of a negative), as NumPy does."""
-
-    def evaluate(xp: Any, x: Any, y: Any) -> Any:
-        return getattr(xp, function)(x, y)
-
-    return evaluate
-
-
-bitwise_left_shift = elementwise(
-    "bitwise_left_shift", integer, evaluate=_shift("left_shift"), reason=_BITS
-)
+# By the width or more a shift gives 0, and -1 for `>>` of a negative: NumPy's own results.
+bitwise_left_shift = elementwise("bitwise_left_shift", integer, evaluate="left_shift", reason=_BITS)
 bitwise_right_shift = elementwise(
-    "bitwise_right_shift", integer, evaluate=_shift("right_shift"), reason=_BITS
+    "bitwise_right_shift", integer, evaluate="right_shift", reason=_BITS
 )
 
 # ----- choice -------------------------------------------------------------------------------------
