@@ -168,6 +168,8 @@ class Op:
     vjp       (i, ct, out, inputs, attrs) -> cotangent of input i, written in ops
     jvp       (tangents, out, inputs, attrs) -> tangent of the output; None marks a zero tangent
     nondifferentiable  the reason there is no derivative
+    batch     (size, args, mapped, attrs) -> out for `sk.vmap`: operands marked in `mapped` have one
+              more axis of that size in front, and so has the result
     checks    True where it can fail on values: never dropped as unused
     transparent  True for an identity that only a tape sees: a graph never holds it
     """
@@ -184,6 +186,7 @@ class Op:
         vjp: Callable[..., Any] | None = None,
         jvp: Callable[..., Any] | None = None,
         nondifferentiable: str | None = None,
+        batch: Callable[..., Any] | None = None,
         checks: bool = False,
         transparent: bool = False,
         family: str = "structural",
@@ -197,7 +200,7 @@ class Op:
         self.name, self.family, self.version = name, family, version
         self.infer, self.evaluate = infer, evaluate
         self.element, self.library = element, library
-        self.dtypes, self.vjp, self.jvp = dtypes, vjp, jvp
+        self.dtypes, self.vjp, self.jvp, self.batch = dtypes, vjp, jvp, batch
         self.nondifferentiable, self.checks = nondifferentiable, checks
         self.transparent = transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."

@@ -48,7 +48,7 @@ def uncovered(name: str) -> str | None:
     if op.jvp is None:
         return "it has a vjp and no jvp"
     if name != "custom" and not smooth_samples(name):
-        return "it has no smooth samples in tests/samples.py"
+        return "it has no smooth samples in tests/samples/"
     return None
 
 
