@@ -12,19 +12,20 @@ __version__ = "0.1.0"
 PUBLIC = {
     "stagekit.tensor": "Tensor Variable",
     "stagekit.types": """
-        bool=bool_ uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64
+        bool=bool_ uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32
+        float64 complex64 complex128
     """,
     "numpy": "e inf nan newaxis pi",
     "stagekit.ops": """
         array=asarray asarray arange empty empty_like eye full full_like linspace meshgrid ones
         ones_like tril triu zeros zeros_like
         astype can_cast finfo iinfo isdtype result_type
-        abs absolute=abs acos acosh add arccos=acos arccosh=acosh arcsin=asin arcsinh=asinh
-        arctan=atan arctan2=atan2 arctanh=atanh asin asinh atan atan2 atanh ceil clip copysign cos
-        cosh divide erf erfc exp exp2 expm1 floor floor_divide hypot log log10 log1p log2 logaddexp
-        maximum minimum mod=remainder multiply negative nextafter positive pow=power power
-        reciprocal remainder round rsqrt sigmoid sign signbit sin sinh softplus sqrt square subtract
-        tan tanh true_divide=divide trunc
+        abs absolute=abs acos acosh add angle arccos=acos arccosh=acosh arcsin=asin arcsinh=asinh
+        arctan=atan arctan2=atan2 arctanh=atanh asin asinh atan atan2 atanh ceil clip conj
+        conjugate=conj copysign cos cosh divide erf erfc exp exp2 expm1 floor floor_divide hypot
+        imag log log10 log1p log2 logaddexp maximum minimum mod=remainder multiply negative
+        nextafter positive pow=power power real reciprocal remainder round rsqrt sigmoid sign
+        signbit sin sinh softplus sqrt square subtract tan tanh true_divide=divide trunc
         equal greater greater_equal isfinite isinf isnan less less_equal not_equal where
         logical_and logical_not logical_or logical_xor
         bitwise_and bitwise_invert bitwise_left_shift bitwise_not=bitwise_invert bitwise_or

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from stagekit.errors import BoundsError, CheckError, DTypeError, ShapeError, StagekitError
+from stagekit.narrow import narrowed
 from stagekit.op import Op
 from stagekit.source import Location, here
 from stagekit.symbolic import Number
-from stagekit.types import DType, TensorType, dtype, require_in_range
+from stagekit.types import DType, TensorType, bfloat16, dtype, require_in_range
 
 Array = np.ndarray[Any, Any]
 
@@ -83,7 +84,7 @@ def explain(
 
 def spring(trap: str, op: Op, out: Array, line: Location | None = None) -> None:
     """Raise CheckError where the trap `"nan"` is set and the result holds one."""
-    if trap == "nan" and out.dtype.kind == "f" and bool(np.isnan(out).any()):
+    if trap == "nan" and out.dtype.kind in "fc" and bool(np.isnan(out).any()):
         raise CheckError(
             f"{op.name}: the result holds NaN", fix="look at its operands, or unset sk.config.trap"
         ).located(line or here())
@@ -95,6 +96,8 @@ def scalar(value: Any, target: DType) -> Array:
         value.facts.require_open()
         value = value.value
     require_in_range(value, target)
+    if target is bfloat16:
+        return narrowed(np.asarray(value, np.float32))
     return np.asarray(quietly(target.numpy.type, value))
 
 

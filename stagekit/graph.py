@@ -133,7 +133,7 @@ def attribute_text(value: Any) -> str:
 
 
 def _array_text(array: np.ndarray[Any, Any]) -> str:
-    if array.ndim == 0 and (array.dtype.kind != "f" or np.isfinite(array)):
+    if array.ndim == 0 and array.dtype.kind in "biuf" and np.isfinite(array):
         return repr(array.item())
     return f"base64={base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()!r}"
 

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from inspect import Parameter, signature
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from stagekit.errors import ArgumentError, DTypeError, StagekitWarning, hide_fra
 from stagekit.settings import config
 from stagekit.source import here, stack_level
 from stagekit.symbolic import Number
-from stagekit.types import WEAK, DType, TensorType, dtype, float64
+from stagekit.types import WEAK, DType, TensorType, bfloat16, dtype, float32, float64
 
 
 class Cell:
@@ -148,7 +148,15 @@ class Speller(Protocol):
     ) -> Any: ...
 
 
-Casts = tuple[tuple[int, DType], ...]  # which operand goes to which type
+
+class Casts(NamedTuple):
+    """Which operand goes to which type, one after the other; bfloat16 is computed in float32."""
+
+    operands: tuple[tuple[int, DType], ...]
+    rounds: bool  # the result, if it is float32, to bfloat16
+
+
+NO_CASTS = ()
 DTypeRule = Callable[[str, Sequence[Any]], Sequence[DType | None]]
 
 
@@ -171,6 +179,8 @@ class Op:
     batch     (size, args, mapped, attrs) -> out for `sk.vmap`: operands marked in `mapped` have one
               more axis of that size in front, and so has the result
     checks    True where it can fail on values: never dropped as unused
+    moves     True where results hold nothing but elements of operands, of any type: bfloat16 too,
+              in which no other op computes
     transparent  True for an identity that only a tape sees: a graph never holds it
     """
 
@@ -188,6 +198,7 @@ class Op:
         nondifferentiable: str | None = None,
         batch: Callable[..., Any] | None = None,
         checks: bool = False,
+        moves: bool = False,
         transparent: bool = False,
         family: str = "structural",
         version: int = 1,
@@ -202,12 +213,12 @@ class Op:
         self.element, self.library = element, library
         self.dtypes, self.vjp, self.jvp, self.batch = dtypes, vjp, jvp, batch
         self.nondifferentiable, self.checks = nondifferentiable, checks
-        self.transparent = transparent
+        self.moves, self.transparent = moves, transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
         self.numpy = self.on(np)
         self.operands = _operands(self.numpy)
         self.bare = isinstance(self.numpy, np.ufunc)
-        self._casts: dict[tuple[Any, ...], Casts] = {}
+        self._casts: dict[tuple[Any, ...], Casts | tuple[()]] = {}
         OPS[name] = self
 
     def __repr__(self) -> str:
@@ -230,7 +241,9 @@ class Op:
             if attrs and self.bare:
                 raise self._misfit(f"has no argument {next(iter(attrs))!r}")
             if casts:
-                args = self._cast(interpreter, args, casts)
+                args = self._cast(interpreter, args, casts.operands)
+                if casts.rounds:
+                    return _rounded(interpreter.apply(self, args, attrs))
             return interpreter.apply(self, args, attrs)
         except Exception as error:
             hide_frames(error)
@@ -238,7 +251,7 @@ class Op:
 
     def _resolve(
         self, interpreter: Interpreter, key: tuple[Any, ...], args: tuple[Any, ...]
-    ) -> tuple[Casts, tuple[Any, ...]]:
+    ) -> tuple[Casts | tuple[()], tuple[Any, ...]]:
         if len(args) != self.operands and self.operands is not None:
             raise self._misfit(f"takes {self.operands} operands, {len(args)} are given")
         if any(not isinstance(a, Cell) and weak_type(a) is None for a in args):
@@ -250,21 +263,30 @@ class Op:
             targets = self.dtypes(self.name, operands)
         except DTypeError as error:
             raise error.located(here()) from None
-        pairs = enumerate(zip(targets, operands, strict=True))
-        casts = tuple((k, t) for k, (t, d) in pairs if t is not None and t is not d)
+        casts = self._conversions(targets, operands)
         if all(type(k) is not type or k in WEAK or issubclass(k, Number) for k in key):
             self._casts[key] = casts
         return casts, args
+
+    def _conversions(
+        self, targets: Sequence[DType | None], operands: Sequence[Any]
+    ) -> Casts | tuple[()]:
+        pairs = list(enumerate(zip(targets, operands, strict=True)))
+        found = tuple((k, t) for k, (t, d) in pairs if t is not None and t is not d)
+        rounds = not self.moves and bfloat16 in targets
+        if rounds:
+            found += tuple((k, float32) for k, (t, d) in pairs if t is bfloat16)
+        return Casts(found, rounds) if found else NO_CASTS
 
     def _misfit(self, text: str) -> ArgumentError:
         return ArgumentError(f"{self.name} {text}", fix=f"see help(sk.{self.name})").located(here())
 
     def _cast(
-        self, interpreter: Interpreter, args: tuple[Any, ...], casts: Casts
+        self, interpreter: Interpreter, args: tuple[Any, ...], casts: Sequence[tuple[int, DType]]
     ) -> tuple[Any, ...]:
         cast = list(args)
         for k, target in casts:
-            a = args[k]
+            a = cast[k]
             if isinstance(a, Cell):
                 if config.warn_float64 and target is float64:
                     self._warn_float64(a)
@@ -288,6 +310,11 @@ class Op:
             raise error.within(self.name) from None
 
 
+def _rounded(out: Any) -> Any:
+    """A result that was computed in float32 for bfloat16 operands."""
+    return OPS["astype"](out, dtype=bfloat16) if dtype(out._value.dtype) is float32 else out
+
+
 def _operands(function: Callable[..., Any]) -> int | None:
     """How many operands an evaluation takes; None where it takes any number."""
     if isinstance(function, np.ufunc):
@@ -302,7 +329,8 @@ def _operands(function: Callable[..., Any]) -> int | None:
 
 
 def weak_type(obj: Any) -> type | None:
-    """`bool`, `int` or `float` for a Python scalar (exactly these types) or a trace's number."""
+    """`bool`, `int`, `float` or `complex` for a Python scalar (of just this type) or a trace's
+    number."""
     if isinstance(obj, Number):
         return obj.weak
     kind = type(obj)

@@ -17,7 +17,8 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.errors import ArtifactError, DTypeError
-from stagekit.export.safetensors import Contents, read, strict_json, write
+from stagekit.export.safetensors import Contents, as_complex, read, strict_json, write
+from stagekit.narrow import exported
 from stagekit.source import here
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import dtype, shape_text
@@ -27,7 +28,9 @@ _PROGRAM = "stagekit.program"
 _VERSION = 1
 _NESTING = 256  # of the JSON text: a tree can be half as deep
 
-_SCALARS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
+_SCALARS: dict[str, type] = {
+    "bool": bool, "int": int, "float": float, "complex": complex, "str": str,
+}  # fmt: skip
 _ARRAYS: dict[str, type] = {
     "variable": Variable,
     "tensor": Tensor,
@@ -63,6 +66,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             first[id(leaf)] = where
             records[where] = {"kind": kind, **({"name": leaf.name} if kind == "variable" else {})}
             buffers[where] = _buffer(leaf, where)
+            if buffers[where].dtype.kind == "c":
+                records[where]["complex"] = True
     structure = _structure(spec, iter(paths))
     text = json.dumps({"version": _VERSION, "structure": structure, "leaves": records})
     _require_readable(os.fspath(path), text)
@@ -112,7 +117,7 @@ def _kind(leaf: Any, where: str) -> str:
             return kind
     raise DTypeError(
         f"save: {where or 'the root'} is a {type(leaf).__name__}, which a file cannot hold",
-        fix="give tensors, Variables, NumPy arrays, bool, int, float, str or None; "
+        fix="give tensors, Variables, NumPy arrays, bool, int, float, complex, str or None; "
         "sk.register_pytree makes a class a container",
     ).located(here())
 
@@ -194,6 +199,8 @@ def _leaf(path: str, records: dict[str, Any], contents: Contents) -> _Leaf:
         raise ValueError(f"the name {name!r} is no text")
     if kind in _ARRAYS:
         value: Any = contents.tensors[source]
+        if record.get("complex"):
+            value = as_complex(value)
     else:
         value = _scalar(kind, record["value"])
     return _Leaf(source, kind, value, name)
@@ -206,7 +213,7 @@ def _scalar(kind: str, text: Any) -> Any:
         return text
     if kind == "bool":
         return {"True": True, "False": False}[text]
-    return {"int": int, "float": float}[kind](text)
+    return {"int": int, "float": float, "complex": complex}[kind](text)
 
 
 def _built(node: Any, leaves: dict[str, _Leaf]) -> Any:
@@ -239,8 +246,8 @@ def _made(kind: str, value: Any, name: str | None) -> Any:
     if kind == "tensor":
         return ops.asarray(value)
     if kind == "array":
-        return np.array(value)
-    return value.copy()[()] if kind == "scalar" else value
+        return exported(np.array(value))
+    return exported(value.copy())[()] if kind == "scalar" else value
 
 
 # ----- reading into a given structure -------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff import jvp, vjp
 from stagekit.ops import asarray
@@ -37,10 +38,11 @@ def check_grads(
 ) -> None:
     """Compare the derivatives of `fn` at `args` with central differences, up to `order`.
 
-    `args` is a sequence of trees of float tensors or arrays, taken in float64; of the result the
-    float tensors count. In each of the `modes` the derivative along a random direction must equal
-    the fourth-order difference with step `eps`, within `atol + rtol * |difference|`; both modes
-    must be each other's transpose; and so must, recursively, be the derivatives of derivatives.
+    `args` is a sequence of trees of float or complex tensors or arrays, taken in float64
+    (complex128 as a pair of them); of the result the float and complex tensors count. In each of
+    the `modes` the derivative along a random direction must equal the fourth-order difference with
+    step `eps`, within `atol + rtol * |difference|`; both modes must be each other's transpose; and
+    so must, recursively, be the derivatives of derivatives.
     Raises AssertionError. Source: `autograd.test_util.check_grads`.
 
     >>> import stagekit as sk
@@ -51,14 +53,36 @@ def check_grads(
     leaves, spec = tree.flatten(tuple(args))
     names = tree.paths(spec, "args")
 
-    def of_leaves(*xs: Any) -> list[Any]:
-        out = fn(*tree.unflatten(spec, xs))
-        return [y for y in tree.leaves(out) if isinstance(y, Tensor) and y.dtype.kind == "float"]
+    parts = [_parts(leaf) for leaf in leaves]
 
-    xs = [asarray(leaf, dtype="float64") for leaf in leaves]
+    def of_leaves(*xs: Any) -> list[Any]:
+        flat = iter(xs)
+        given = [_joined(*(next(flat) for _ in part)) for part in parts]
+        out = tree.leaves(fn(*tree.unflatten(spec, given)))
+        return [p for y in out if isinstance(y, Tensor) and y.dtype.inexact for p in _halves(y)]
+
+    names = [name for name, part in zip(names, parts, strict=True) for _ in part]
+    xs = [x for part in parts for x in part]
     checker = _Checker(getattr(fn, "__name__", str(fn)), tuple(modes), eps, rtol, atol)
     if order > 0:
         checker.check(of_leaves, xs, names, order, "")
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """A real leaf in float64; the real and the imaginary part of a complex one."""
+    x = asarray(leaf)
+    if x.dtype.kind != "complex":
+        return [asarray(leaf, dtype="float64")]
+    x = asarray(x, dtype="complex128")
+    return [ops.real(x), ops.imag(x)]
+
+
+def _joined(x: Any, y: Any = None) -> Any:
+    return x if y is None else x + y * 1j
+
+
+def _halves(y: Any) -> list[Any]:
+    return [ops.real(y), ops.imag(y)] if y.dtype.kind == "complex" else [y]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
+from stagekit.narrow import BFLOAT16, exported
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number, plain, strip
 
@@ -29,8 +30,8 @@ class DType:
     """
 
     name: str
-    kind: str  # "bool", "uint", "int", "float"
-    numpy: np.dtype[Any]
+    kind: str  # "bool", "uint", "int", "float", "complex"
+    numpy: np.dtype[Any]  # of the buffers
 
     @cached_property
     def lowest(self) -> int:
@@ -47,23 +48,29 @@ class DType:
         """Bytes of one element."""
         return self.numpy.itemsize
 
-    @property
+    @cached_property
+    def inexact(self) -> bool:
+        """Whether it holds real or complex numbers, in which one can differentiate."""
+        return self.kind in ("float", "complex")
+
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The NumPy dtype; lets `np.dtype(sk.float32)` work."""
-        return self.numpy
+        """The NumPy dtype that others know; lets `np.dtype(sk.float32)` work."""
+        found: np.dtype[Any] = exported(np.empty(0, self.numpy)).dtype
+        return found
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, DType):
             return self is other
         if isinstance(other, (np.dtype, type)):
             try:
-                return bool(np.dtype(other) == self.numpy)
+                return bool(np.dtype(other) == self.dtype)
             except TypeError:
                 return False
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.numpy)
+        return hash(self.dtype)
 
     def __repr__(self) -> str:
         return self.name
@@ -80,20 +87,28 @@ def _declare(kind: str, *names: str) -> list[DType]:
 uint8, uint16, uint32, uint64 = _declare("uint", "uint8", "uint16", "uint32", "uint64")
 int8, int16, int32, int64 = _declare("int", "int8", "int16", "int32", "int64")
 float16, float32, float64 = _declare("float", "float16", "float32", "float64")
+bfloat16 = DType("bfloat16", "float", BFLOAT16)
+complex64, complex128 = _declare("complex", "complex64", "complex128")
 
 DTYPES: dict[str, DType] = {
     d.name: d
     for d in (
-        bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, float16, float32, float64,
+        bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, float16, bfloat16, float32,
+        float64, complex64, complex128,
     )
 }  # fmt: skip
-SHORT = {d.name: d.kind[0] + str(8 * d.itemsize) for d in DTYPES.values()} | {"bool": "bool"}
+SHORT = {d.name: d.kind[0] + str(8 * d.itemsize) for d in DTYPES.values()}
+SHORT |= {"bool": "bool", "bfloat16": "bf16"}
 LONG = {short: name for name, short in SHORT.items()}
 
 default_float = float32
 default_int = int64
-WEAK: dict[type, DType] = {bool: bool_, int: default_int, float: default_float}
-RANK = {"bool": 0, "uint": 1, "int": 1, "float": 2}
+default_complex = complex64
+WEAK: dict[type, DType] = {
+    bool: bool_, int: default_int, float: default_float, complex: default_complex,
+}  # fmt: skip
+RANK = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
+INEXACT = "fcV"  # the kinds of NumPy's that hold real or complex numbers; V is bfloat16
 
 _OF_NUMPY: dict[Any, DType] = {d.numpy: d for d in DTYPES.values()}
 
@@ -118,8 +133,11 @@ def dtype(obj: Any) -> DType:
             return found
     if isinstance(obj, type) and obj in WEAK:
         return WEAK[obj]
+    if isinstance(obj, str) and obj in DTYPES:
+        return DTYPES[obj]
     try:
-        return _OF_NUMPY[np.dtype(obj).newbyteorder("=")]
+        found = np.dtype(obj)
+        return bfloat16 if found.name == "bfloat16" else _OF_NUMPY[found.newbyteorder("=")]
     except (KeyError, TypeError):
         raise DTypeError(
             f"dtype: {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
@@ -127,29 +145,51 @@ def dtype(obj: Any) -> DType:
 
 
 def promote(operands: Sequence[DType | type], op: str = "result_type") -> DType:
-    """The common type of strong (`DType`) and weak (`bool`, `int`, `float`) operands.
+    """The common type of strong (`DType`) and weak (`bool`, `int`, `float`, `complex`) operands.
 
     Within a kind as NumPy; between kinds the higher kind's own type wins, so integers never widen
-    a float; a Python scalar takes the tensors' type unless its kind is higher.
+    a float; a complex number is as wide as the widest of its real peers. A Python scalar takes the
+    tensors' type unless its kind is higher. bfloat16 with float16 is float32.
     Raises DTypeError naming `op` where there is none (uint64 with a signed integer).
 
     >>> promote([int64, float16]), promote([int8, int]), promote([int8, float]), promote([int])
     (float16, int8, float32, int64)
+    >>> promote([complex64, float64]), promote([float64, complex])
+    (complex128, complex128)
     """
     strong = [d for d in operands if isinstance(d, DType)]
     weak = [WEAK[d] for d in operands if not isinstance(d, DType)]
     result = _promote_strong(strong, op) if strong else None
     for d in weak:
         if result is None or RANK[d.kind] > RANK[result.kind]:
-            result = d
+            real = result is not None and result.kind == "float"
+            result = _complex_of(result) if real and d.kind == "complex" else d
     assert result is not None, "promote needs an operand"
     return result
 
 
+def _complex_of(d: DType | None) -> DType:
+    """The complex type whose parts hold the numbers of a float type."""
+    return complex128 if d is float64 else complex64
+
+
+def real_of(d: DType) -> DType:
+    """The type of the parts of a complex type; any other type is its own.
+
+    >>> real_of(complex64), real_of(int8)
+    (float32, int8)
+    """
+    return {complex64: float32, complex128: float64}.get(d, d)
+
+
 def _promote_strong(strong: Sequence[DType], op: str) -> DType:
     rank = max(RANK[d.kind] for d in strong)
-    peers = [d.numpy for d in strong if RANK[d.kind] == rank]
-    result = _OF_NUMPY[np.result_type(*peers)]
+    peers = [d for d in strong if RANK[d.kind] >= min(rank, 2)]
+    if bfloat16 in peers:
+        if all(d is bfloat16 for d in peers):
+            return bfloat16
+        peers = [float32 if d is bfloat16 else d for d in peers]
+    result = _OF_NUMPY[np.result_type(*(d.numpy for d in peers))]
     if RANK[result.kind] != rank:
         found = " and ".join(dict.fromkeys(d.name for d in strong))
         raise DTypeError(
@@ -165,7 +205,9 @@ def require_in_range(value: Any, target: DType) -> None:
     """
     if target.kind == "bool" or isinstance(value, bool):
         return
-    if target.kind == "float":
+    if isinstance(value, complex):
+        fits = target.kind == "complex"
+    elif target.inexact:
         fits = isinstance(value, float) or value.bit_length() <= 1023
     else:
         fits = target.lowest - 1 < value < target.highest + 1

@@ -166,6 +166,17 @@ def _elementwise(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) 
     return operands, run, "" if scalar is None else f"with {scalar}"
 
 
+@builder("real", "imag", "conj")
+def _part(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    """Of a complex number made of a float, and a real number again."""
+
+    def run(x: Any) -> Any:
+        z = OPS[name](sk.sin(x) * (1 + 2j) + sk.cos(x) * 1j)
+        return sk.real(z) - sk.imag(z) if name == "conj" else z
+
+    return (pick(_float),), run, ""
+
+
 @builder("reshape")
 def _reshape(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     flat = rng.random() < 0.5

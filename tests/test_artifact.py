@@ -63,7 +63,8 @@ def write(path: Path, contents: safetensors.Contents, program: str, **metadata: 
     """A file of these parts with digests that are right."""
     changed = contents.metadata | {"stagekit.program": program}
     changed |= {f"stagekit.{key}": value for key, value in metadata.items()}
-    digests = artifact._digests(safetensors.Contents(contents.tensors, changed, contents.dtypes))
+    table = {n: [contents.dtypes[n], list(x.shape)] for n, x in contents.tensors.items()}
+    digests = artifact._digests(changed, table)
     digests["buffers"] = {n: artifact._digest_of(a) for n, a in contents.tensors.items()}
     safetensors.write(path, contents.tensors, {"stagekit.digests": json.dumps(digests)} | changed)
     return path

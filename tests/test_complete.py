@@ -19,7 +19,7 @@ import pytest
 import stagekit as sk
 import stagekit.ops as ops
 from stagekit.errors import StagekitError
-from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, reference
+from stagekit.kernels.reference import BOOL, COMPLEX, FLOAT, INTEGER, PART, TEST, reference
 from stagekit.nn import functional
 from stagekit.op import OPS, Op
 from tests.samples import composites, samples
@@ -69,8 +69,8 @@ def test_an_op_has_samples_of_its_kinds(name: str) -> None:
     if OPS[name].vjp is not None and name != "custom":
         smooth = [s for s in found if s.smooth]
         assert smooth, f"{name}: no sample at which its derivative can be measured"
-        floats = [a for s in smooth for a in s.operands() if a.dtype.kind == "f"]
-        assert {a.dtype.name for a in floats} == {"float64"}
+        floats = [a for s in smooth for a in s.operands() if a.dtype.kind in "fc"]
+        assert len({a.dtype.name for a in floats} & {"float64", "complex128"}) == 1
         assert any(a.size == 0 for a in floats), f"{name}: no zero-size sample"
         assert any(a.ndim == 0 for a in floats) or name in NEVER_0D, f"{name}: no 0-d sample"
 
@@ -91,7 +91,7 @@ def test_the_two_lists(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_reference_spells_every_elementwise_op() -> None:
     special = {"where", "nextafter", "floor_divide", "bitwise_left_shift", "bitwise_right_shift"}
-    spelled = {*FLOAT, *INTEGER, *BOOL, *TEST, *special}
+    spelled = {*FLOAT, *INTEGER, *BOOL, *COMPLEX, *PART, *TEST, *special}
     assert {name for name, op in OPS.items() if op.family == "elementwise"} <= spelled
 
 

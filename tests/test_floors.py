@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parents[1] / "stagekit"
 # imports from lower floors, or from its own floor where that makes no cycle.
 FLOORS = [
     ["errors.py", "source.py", "settings.py"],
-    ["symbolic.py", "placement.py", "export/safetensors.py"],
+    ["symbolic.py", "placement.py", "narrow.py", "export/safetensors.py"],
     ["types.py"],
     ["op.py"],
     ["node.py"],

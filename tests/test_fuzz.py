@@ -68,7 +68,7 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal in type, shape and value, NaN equal to NaN."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
 
 
 def judged(program: Program, args: list[Any]) -> Counter[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 import stagekit.ops as ops
 from stagekit import tree
 from stagekit.autodiff.gradients import aligned, fitted, fresh, linearize, named, push_through
-from stagekit.autodiff.tape import is_float, is_tensor, plus
+from stagekit.autodiff.tape import is_inexact, is_tensor, plus
 from stagekit.errors import ArgumentError, ShapeError, TraceError, boundary
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
@@ -64,7 +64,7 @@ class _Call:
         """The results with this derivative attached."""
         xs = [*self.xs, *saved]
         return [
-            ops.custom(y, *xs, rule=self, index=k) if xs and is_float(y) else y
+            ops.custom(y, *xs, rule=self, index=k) if xs and is_inexact(y) else y
             for k, y in enumerate(results)
         ]
 
@@ -265,7 +265,7 @@ class _VjpCall(_Call):
 
 def _floats(leaves: Sequence[Any]) -> dict[int, Any]:
     """The float tensors among the leaves of a result, by their place."""
-    return {k: leaf for k, leaf in enumerate(leaves) if is_float(leaf)}
+    return {k: leaf for k, leaf in enumerate(leaves) if is_inexact(leaf)}
 
 
 def _as_seen(leaves: Sequence[Any]) -> list[Any]:

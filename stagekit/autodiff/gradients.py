@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import stagekit.ops as ops
 from stagekit import tree
-from stagekit.autodiff.tape import Dual, Tape, is_float, is_tensor, stacked, unit_tensors
+from stagekit.autodiff.tape import (
+    Dual,
+    Tape,
+    is_inexact,
+    is_tensor,
+    require_real,
+    stacked,
+    unit_tensors,
+)
 from stagekit.errors import ArgumentError, BoundsError, DTypeError, ShapeError, boundary
 from stagekit.op import current, using, weak_type
 from stagekit.ops import asarray
@@ -37,7 +45,7 @@ def _operand(name: str, leaf: Any, path: Callable[[], str]) -> Any:
 
 
 def _require_float(name: str, leaf: Any, path: Callable[[], str]) -> Any:
-    if leaf.dtype.kind != "float":
+    if not leaf.dtype.inexact:
         raise DTypeError(
             f"{name}: {path()} is {leaf.dtype}, which has no derivative",
             fix="cast it to a float type, or choose other argnums",
@@ -162,7 +170,9 @@ def linearize(
     out, extra = _with_aux(name, out) if aux else (out, None)
     leaves, spec = tree.flatten(out)
     read = tape.below.read
-    results = [(read(leaf), leaf.dtype, leaf.shape) if is_float(leaf) else None for leaf in leaves]
+    results = [
+        (read(leaf), leaf.dtype, leaf.shape) if is_inexact(leaf) else None for leaf in leaves
+    ]
 
     def pull(cts: Sequence[Any], so_far: Sequence[Any] = ()) -> list[Any]:
         seeds = [
@@ -229,12 +239,13 @@ def _gradient_of(
 
 def _one_like(out: Any) -> Any:
     """The cotangent 1 of a scalar float result."""
-    if not is_float(out):
+    if not is_inexact(out):
         kind = out.dtype if isinstance(out, Tensor) else type(out).__name__
         raise DTypeError(
             f"grad: the function gives {kind}, not a float tensor",
             fix="return a float scalar",
         ).located(here())
+    require_real("grad", "the function gives", out)
     if out._value.shape != ():
         raise ShapeError(
             f"grad: the function gives shape {shape_text(out._value.shape)}, not a scalar",
@@ -368,6 +379,8 @@ def jacobian(
         if mode == "fwd":
             return shaped(*_forward_jacobian(fn, args, kwargs, chosen))
         linear = linearize("jacobian", fn, args, kwargs, chosen, False)
+        for leaf in linear.inputs.leaves:
+            require_real("jacobian", "an argument is", leaf)
         _require_results(linear.leaves)
         if mode is None and _elements(linear.leaves) > _elements(linear.inputs.leaves):
             return shaped(*_forward_jacobian(fn, args, kwargs, chosen))
@@ -383,12 +396,13 @@ def jacobian(
 
 def _require_results(leaves: Sequence[Any]) -> None:
     for leaf in leaves:
-        if not is_float(leaf):
+        if not is_inexact(leaf):
             kind = leaf.dtype if is_tensor(leaf) else type(leaf).__name__
             raise DTypeError(
                 f"jacobian: the function gives {kind}, not a float tensor",
                 fix="return float tensors alone",
             ).located(here())
+        require_real("jacobian", "the function gives", leaf)
 
 
 def _elements(leaves: Sequence[Any]) -> int:
@@ -422,6 +436,8 @@ def _forward_jacobian(
 ) -> tuple[list[list[Any]], tree.Spec, list[tree.Spec]]:
     """As `_reverse_jacobian`, by one push for each input element; and the structures."""
     inputs = fresh("jacobian", args, argnums)
+    for leaf in inputs.leaves:
+        require_real("jacobian", "an argument is", leaf)
     call = functools.partial(fn, **kwargs)
     pushed = [
         push_through("jacobian", call, fresh("jacobian", args, argnums), moved)[:2]

@@ -18,14 +18,25 @@ from stagekit.errors import DTypeError, TraceError, boundary
 from stagekit.op import Cell, Interpreter, Op, Over, current, switch, using
 from stagekit.source import Location, attributed, here
 from stagekit.tensor import Tensor, Variable, own
+from stagekit.types import INEXACT
 
 
 def is_tensor(obj: Any) -> bool:
     return isinstance(obj, Cell)
 
 
-def is_float(obj: Any) -> bool:
-    return isinstance(obj, Tensor) and obj.dtype.kind == "float"
+def is_inexact(obj: Any) -> bool:
+    """Whether it is a tensor of real or complex numbers, which can have a derivative."""
+    return isinstance(obj, Tensor) and obj.dtype.inexact
+
+
+def require_real(name: str, what: str, x: Any) -> None:
+    """DTypeError for a complex tensor, whose gradient or Jacobian could mean several things."""
+    if x.dtype.kind == "complex":
+        raise DTypeError(
+            f"{name}: {what} {x.dtype}, not real",
+            fix="take sk.real, sk.imag or sk.abs of it, or use vjp or jvp",
+        ).located(here())
 
 
 # ----- what a tape keeps --------------------------------------------------------------------------
@@ -173,8 +184,8 @@ class Tape(Over):
         self.recording = self.open = True
 
     def watch(self, value: Any) -> None:
-        """Follow a value, if it is of a float type."""
-        if value.dtype.kind == "f":
+        """Follow a value, if it is of a float or complex type."""
+        if value.dtype.kind in INEXACT:
             self.values[id(value)] = value
 
     def follow(self, cell: Any) -> Any:
@@ -184,7 +195,7 @@ class Tape(Over):
         return value
 
     def _count(self, cell: Any, value: Any) -> None:
-        if value.dtype.kind == "f":
+        if value.dtype.kind in INEXACT:
             self.values[id(value)] = value
             if type(cell) is Variable:
                 self.variables.setdefault(id(cell), (cell, {}))[1][id(value)] = value
@@ -216,7 +227,7 @@ class Tape(Over):
         return out
 
     def _record(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
-        if out.dtype.kind != "f":
+        if out.dtype.kind not in INEXACT:
             return
         line = here() if self.base.traces else None
         self.values[id(out)] = out
@@ -254,7 +265,7 @@ class Tape(Over):
 
         for value in outs:
             self.watch(value)
-        floats = {k: value for k, value in enumerate(outs) if value.dtype.kind == "f"}
+        floats = {k: value for k, value in enumerate(outs) if value.dtype.kind in INEXACT}
         self.records.append(CallRecord(inputs, floats, pull, None))
 
     def pull(
@@ -356,7 +367,7 @@ class Dual(Over):
         return out
 
     def _push(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
-        if out.dtype.kind != "f":
+        if out.dtype.kind not in INEXACT:
             return
         pairs = [self.tangents.get(id(value)) for value in inputs]
         tangents = [None if pair is None else pair[1] for pair in pairs]
@@ -479,8 +490,10 @@ class GradientTape:
         second time, unless persistent.
         """
         results = _tensors("gradient", "target", target)[0]
+        for y in results:
+            require_real("gradient", "a target is", y)
         leaves, spec = _tensors("gradient", "sources", sources)
-        found = self._pull([(y, ops.ones_like(y)) for y in results if is_float(y)], leaves)
+        found = self._pull([(y, ops.ones_like(y)) for y in results if is_inexact(y)], leaves)
         self._finish()
         return tree.unflatten(spec, found)
 
@@ -491,6 +504,8 @@ class GradientTape:
         None where unconnected. One pass over the tape for each element of the tensor `target`.
         """
         leaves, spec = _tensors("jacobian", "sources", sources)
+        for x in (target, *leaves):
+            require_real("jacobian", "a target or source is", x)
         units = unit_tensors(target) or [target]  # of no elements: asks what is connected
         columns = zip(*(self._pull([(target, unit)], leaves) for unit in units), strict=True)
         self._finish()

@@ -8,6 +8,7 @@ import numpy as np
 
 from stagekit.errors import DTypeError, ShapeError, StagekitError
 from stagekit.evaluation import FAILURES, explain, quiet, quietly, scalar, spring, type_of
+from stagekit.narrow import converted, exported, imported
 from stagekit.op import Cell, Interpreter, Op, current, install, weak_type
 from stagekit.settings import config
 from stagekit.source import here
@@ -60,7 +61,7 @@ class Eager(Interpreter):
         cell._value = value
 
     def leave(self, cell: Any, why: str) -> np.ndarray[Any, Any]:
-        view: np.ndarray[Any, Any] = self.read(cell).view()
+        view = exported(self.read(cell).view())
         view.flags.writeable = False
         return view
 
@@ -77,7 +78,7 @@ def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
     if isinstance(obj, Number):
         return scalar(obj, dtype(obj.weak))
     if isinstance(obj, (np.ndarray, np.generic)):
-        return np.array(obj, dtype(obj.dtype).numpy, order="C")
+        return np.array(imported(np.asarray(obj)), dtype(obj.dtype).numpy, order="C")
     try:
         array = np.array(_plain(obj))
     except ValueError:
@@ -85,18 +86,18 @@ def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
             "asarray: nested lists of unequal lengths",
             fix="give rows of equal length, or stack tensors of one shape",
         ).located(here()) from None
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise DTypeError(
             f"asarray: cannot make a tensor of {type(obj).__name__} (found {array.dtype})",
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
     kinds = _kinds(obj)
-    if target is None or target.kind != "float":
+    if target is None or not target.inexact:
         target = promote(list(kinds)) if kinds else default_float
     if target.kind in ("int", "uint") and array.size:
         require_in_range(array.min().item(), target)
         require_in_range(array.max().item(), target)
-    return array.astype(target.numpy)
+    return converted(imported(array), target.numpy)
 
 
 def _is_plain(items: Any) -> bool:

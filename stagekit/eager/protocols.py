@@ -29,12 +29,13 @@ from stagekit.types import same_shape, shape_text
 
 _NAMES = """
     absolute=abs add arccos=acos arccosh=acosh arcsin=asin arcsinh=asinh arctan=atan arctan2=atan2
-    arctanh=atanh bitwise_and bitwise_or bitwise_xor ceil copysign cos cosh divide equal exp exp2
-    expm1 fabs=abs floor floor_divide greater greater_equal hypot invert=bitwise_invert isfinite
-    isinf isnan left_shift=bitwise_left_shift less less_equal log log10 log1p log2 logaddexp
-    logical_and logical_not logical_or logical_xor matmul maximum minimum multiply negative
-    nextafter not_equal positive power reciprocal remainder right_shift=bitwise_right_shift
-    rint=round sign signbit sin sinh sqrt square subtract tan tanh trunc vecdot
+    arctanh=atanh bitwise_and bitwise_or bitwise_xor ceil conjugate=conj copysign cos cosh divide
+    equal exp exp2 expm1 fabs=abs floor floor_divide greater greater_equal hypot
+    invert=bitwise_invert isfinite isinf isnan left_shift=bitwise_left_shift less less_equal log
+    log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul maximum minimum
+    multiply negative nextafter not_equal positive power reciprocal remainder
+    right_shift=bitwise_right_shift rint=round sign signbit sin sinh sqrt square subtract tan tanh
+    trunc vecdot
 """
 _UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     getattr(np, name): getattr(ops, op or name)
@@ -191,6 +192,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clip": _clip,
     "round": lambda a, decimals=0: a.round(decimals),
     "around": lambda a, decimals=0: a.round(decimals),
+    "real": lambda val: ops.real(val),
+    "imag": lambda val: ops.imag(val),
+    "angle": lambda z: ops.angle(z),
     "where": lambda condition, x, y: ops.where(condition, x, y),
     "isclose": _isclose,
     "allclose": _allclose,

@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 
 from stagekit.errors import ArtifactError
-from stagekit.export.format import Program, decode, encode
-from stagekit.export.safetensors import CODES, Contents, read, strict_json, write
+from stagekit.export.format import Program, decode, encode, typed
+from stagekit.export.safetensors import (
+    Contents,
+    code_of,
+    read,
+    stored_shape,
+    strict_json,
+    write,
+)
+from stagekit.narrow import imported
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +58,7 @@ def write_artifact(
     """
     try:
         text, constants = encode(program)
-        buffers = {**{name: np.asarray(state[name]) for name in program.state}, **constants}
+        buffers = {name: imported(np.asarray(state[name])) for name in program.state} | constants
         decode(text, buffers)
     except ValueError as error:
         raise ArtifactError(f"{os.fspath(path)}: {error}") from None
@@ -60,20 +68,19 @@ def write_artifact(
         "stagekit.producer": f"stagekit {sys.modules['stagekit'].__version__}",
         "stagekit.program": text,
     }
-    codes = {name: CODES[array.dtype.name] for name, array in buffers.items()}
-    digests = _digests(Contents(buffers, metadata, codes))
+    table = {name: [code_of(array), stored_shape(array)] for name, array in buffers.items()}
+    digests = _digests(metadata, table)
     digests["buffers"] = {name: _digest_of(array) for name, array in buffers.items()}
     metadata["stagekit.digests"] = json.dumps(digests, ensure_ascii=False)
     write(path, buffers, metadata)
 
 
-def _digests(contents: Contents) -> dict[str, Any]:
-    """The digests of the program, and of all else in the header but themselves."""
-    metadata = contents.metadata
+def _digests(metadata: Mapping[str, str], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The digests of the program, and of all else in the header but themselves.
+
+    `table` has the type and the shape of each buffer, as the file says them.
+    """
     kept = {k: v for k, v in metadata.items() if k not in ("stagekit.digests", "stagekit.program")}
-    table = {
-        name: [contents.dtypes[name], list(array.shape)] for name, array in contents.tensors.items()
-    }
     header = json.dumps([kept, table], sort_keys=True, separators=(",", ":"))
     return {
         "program": hashlib.sha256(metadata["stagekit.program"].encode()).hexdigest(),
@@ -111,10 +118,8 @@ def _parsed(contents: Contents, verify: bool) -> Artifact:
     version = _check_versions(metadata)
     _check_digests(contents, verify)
     tensors = contents.tensors
-    if "BF16" in contents.dtypes.values():
-        raise ValueError("format 1 has no bfloat16")
     program = decode(metadata["stagekit.program"], tensors)
-    state = {name: tensors[name] for name in program.state}
+    state = {name: typed(name, tensors[name], kind) for name, kind in program.state.items()}
     return Artifact(program, state, metadata["stagekit.producer"], version)
 
 
@@ -137,7 +142,9 @@ def _check_digests(contents: Contents, verify: bool) -> None:
     stated = strict_json(contents.metadata["stagekit.digests"], nesting=2)
     if not isinstance(stated, dict) or stated.keys() != {"program", "header", "buffers"}:
         raise ValueError("the digests are not those of program, header and buffers")
-    for name, digest in _digests(contents).items():
+    tensors, dtypes = contents.tensors, contents.dtypes
+    table = {name: [dtypes[name], list(array.shape)] for name, array in tensors.items()}
+    for name, digest in _digests(contents.metadata, table).items():
         if stated[name] != digest:
             raise ValueError(f"the digest of the {name} differs: the file is damaged")
     buffers = stated["buffers"]

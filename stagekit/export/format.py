@@ -17,7 +17,7 @@ import numpy as np
 
 import stagekit.ops  # noqa: F401  (fills the table of ops)
 from stagekit.errors import ShapeError
-from stagekit.export.safetensors import strict_json
+from stagekit.export.safetensors import as_complex, strict_json
 from stagekit.export.structure import (
     KINDS,
     NONE,
@@ -201,7 +201,7 @@ class _Encoder:
 
     def _constant(self, array: Array) -> Json:
         """A number where that is exact, else the name of a buffer."""
-        if array.ndim == 0 and np.array(array.item(), array.dtype).tobytes() == array.tobytes():
+        if _is_exact_number(array):
             return attribute_json(array.item())
         name = f"constant {len(self.buffers)}"
         while name in self._taken:
@@ -213,6 +213,13 @@ class _Encoder:
         """Places in the table of lines; only the last part of a file's path is kept."""
         bare = (Location(re.split(r"[\\/]", x.filename)[-1], x.lineno, x.function) for x in lines)
         return [self.lines.setdefault(line, len(self.lines)) for line in bare]
+
+
+def _is_exact_number(array: Array) -> bool:
+    """Whether a Python number says all of an array."""
+    if array.ndim or array.dtype.kind not in "biuf":
+        return False
+    return np.array(array.item(), array.dtype).tobytes() == array.tobytes()
 
 
 def _type_json(type_: TensorType) -> Json:
@@ -291,13 +298,21 @@ def decode(text: str, buffers: Mapping[str, Array]) -> Program:
 def _state_type(name: str, entry: Json, buffers: Mapping[str, Array]) -> TensorType:
     type_ = _type(entry, frozenset())
     _require(name in buffers, f"the state {name!r} has no buffer")
-    _require_array(name, buffers[name], type_)
+    typed(name, buffers[name], type_)
     return type_
 
 
-def _require_array(name: str, array: Array, type_: TensorType) -> None:
-    fits = array.dtype == type_.dtype.numpy and array.shape == type_.shape
+def typed(name: str, array: Array, type_: TensorType) -> Array:
+    """A buffer as an array of a type: complex numbers lie there as floats with a last axis of 2.
+
+    Raises ValueError where it is of another type.
+    """
+    found = array
+    if type_.dtype.kind == "complex" and array.dtype.kind == "f" and array.shape[-1:] == (2,):
+        found = as_complex(array)
+    fits = found.dtype == type_.dtype.numpy and found.shape == type_.shape
     _require(fits, f"the buffer {name!r} holds {array.dtype} {array.shape}, not {type_}")
+    return found
 
 
 class _Decoder:
@@ -413,12 +428,11 @@ class _Decoder:
             (name,) = _fields(entry, "buffer")
             _require(isinstance(name, str) and name in self.buffers, f"there is no buffer {name!r}")
             _require(name not in self.state, f"{name!r} is state and a constant")
-            _require_array(name, self.buffers[name], type_)
             self.used.add(name)
-            return self.buffers[name]
+            return typed(name, self.buffers[name], type_)
         value = attribute(entry, frozenset())
         kinds = {"bool": bool, "int": int, "uint": int, "float": float}
-        _require(type(value) is kinds[type_.dtype.kind], f"{value!r} is no {type_.dtype}")
+        _require(type(value) is kinds.get(type_.dtype.kind), f"{value!r} is no {type_.dtype}")
         _require(type_.shape == (), f"{value!r} is no {type_}")
         array = np.asarray(value, type_.dtype.numpy)
         array.flags.writeable = False

@@ -26,6 +26,7 @@ from stagekit.export.artifact import Artifact, read_artifact, write_artifact
 from stagekit.export.format import Exported
 from stagekit.export.structure import Signature, put_together
 from stagekit.graph import Graph
+from stagekit.narrow import exported, imported
 from stagekit.node import Node
 from stagekit.op import weak_type
 from stagekit.plan import Plan, concrete
@@ -203,7 +204,7 @@ class Function:
         results = [_fresh(output, taken) for output in outputs]
         with self._state.lock:
             self._state.commit(written)
-        return put_together(self.signature.result, results, env)
+        return put_together(self.signature.result, list(map(exported, results)), env)
 
     def _sizes(self, shapes: tuple[Any, ...]) -> dict[str, int]:
         """The named sizes of a call that fits the signature, the facts and the limits."""
@@ -276,7 +277,7 @@ def _as_array(signature: Signature, place: int, value: Any, wanted: TensorType) 
     """An argument as an array of its type; only sizes are left to check."""
     if isinstance(value, (np.ndarray, np.generic)):
         if dtype(value.dtype) is wanted.dtype:
-            return np.asarray(value, wanted.dtype.numpy, order="C")
+            return np.asarray(imported(np.asarray(value)), wanted.dtype.numpy, order="C")
         raise _misfit(signature, place, dtype(value.dtype).name, wanted)
     weak = weak_type(value)
     if weak is None:
@@ -318,8 +319,8 @@ def describe(path: Path) -> str:
     artifact = read_artifact(path, verify=True)
     program = artifact.program
     lines = [f"{os.fspath(path)}: format {artifact.format}, written by {artifact.producer}"]
-    for exported in program.functions.values():
-        lines += _described(exported)
+    for each in program.functions.values():
+        lines += _described(each)
     lines += [f"state: {len(program.state)} tensors, {_bytes(artifact.state)} bytes"]
     lines += [f"  {name}: {type_}" for name, type_ in program.state.items()]
     return "\n".join(lines)

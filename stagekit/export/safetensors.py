@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from stagekit.errors import ArtifactError
+from stagekit.narrow import BFLOAT16, imported
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,8 +49,8 @@ CODES |= {"bfloat16": "BF16", "complex64": "F32", "complex128": "F64"}
 class Contents(NamedTuple):
     """What a file holds; ``write(path, *contents)`` writes it again.
 
-    ``dtypes`` names each buffer's type as the file does. An array whose type is ``"BF16"`` is
-    bfloat16 where ml_dtypes is installed and its bits as uint16 where it is not.
+    ``dtypes`` names each buffer's type as the file does. An array whose type is ``"BF16"`` has the
+    dtype `narrow.BFLOAT16`.
     """
 
     tensors: dict[str, Array]
@@ -68,9 +69,8 @@ def write(
 ) -> None:
     """Write arrays of any layout and byte order to one file; a failed call leaves the old file.
 
-    Complex arrays are stored as floats with a trailing axis of 2 (`as_complex` undoes it). A
-    uint16 array that ``dtypes`` calls ``"BF16"`` is stored as bfloat16. Raises `ArtifactError` for
-    a dtype or a name the format does not know.
+    Complex arrays are stored as floats with a trailing axis of 2 (`as_complex` undoes it). Raises
+    `ArtifactError` for a dtype or a name the format does not know.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def write(
     path = os.path.realpath(path)  # a link stays a link: the file it names is replaced
     metadata = metadata or {}
     _check_names(path, tensors, metadata)
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    arrays = {name: imported(np.asarray(tensor)) for name, tensor in tensors.items()}
     codes = {name: _code(path, name, array, dtypes or {}) for name, array in arrays.items()}
     order = sorted(arrays, key=lambda name: (-np.dtype(DTYPES[codes[name]]).itemsize, name))
     header = _header(path, {name: (codes[name], arrays[name]) for name in order}, metadata)
@@ -102,15 +102,31 @@ def write(
     _sync_folder(os.path.dirname(path))
 
 
+def code_of(array: Array) -> str | None:
+    """The file's name for the type of an array, or of the floats that a complex one is kept as.
+
+    >>> code_of(np.ones(2)), code_of(np.ones(2, complex)), code_of(np.array("a"))
+    ('F64', 'F64', None)
+    """
+    return CODES.get("bfloat16" if imported(array).dtype == BFLOAT16 else array.dtype.name)
+
+
 def _code(path: str, name: str, array: Array, dtypes: Mapping[str, str]) -> str:
-    code = CODES.get(array.dtype.name)
-    if code == "U16" and dtypes.get(name) == "BF16":
-        return "BF16"
+    code = code_of(array)
     if code is None:
         raise ArtifactError(f"{path}: tensor {name!r}: safetensors cannot hold {array.dtype}")
     if dtypes.get(name, code) != code:
         raise ArtifactError(f"{path}: tensor {name!r}: {array.dtype} is not {dtypes[name]}")
     return code
+
+
+def stored_shape(array: Array) -> list[int]:
+    """The shape in the file: a complex array has a last axis of 2, its parts.
+
+    >>> stored_shape(np.ones(3, complex))
+    [3, 2]
+    """
+    return [*array.shape, 2] if array.dtype.kind == "c" else [*array.shape]
 
 
 def _header(
@@ -120,7 +136,7 @@ def _header(
     end = 0
     for name, (code, array) in entries.items():
         begin, end = end, end + array.nbytes
-        shape = [*array.shape, 2] if array.dtype.kind == "c" else [*array.shape]
+        shape = stored_shape(array)
         header[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
     try:
@@ -144,8 +160,6 @@ def _check_names(path: str, names: Mapping[str, Any], metadata: Mapping[str, str
 
 def _buffer(array: Array, code: str) -> memoryview:
     """The array's bytes, little-endian in C order."""
-    if array.dtype.name == "bfloat16":
-        array = array.view(np.uint16)
     flat = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").reshape(-1)
     return flat.view(np.uint8).data
 
@@ -315,13 +329,5 @@ def _array(data: Any, start: int, entry: dict[str, Any]) -> Array:
         array = array.copy()
         array.flags.writeable = False
     if entry["dtype"] == "BF16":
-        array = _as_bfloat16(array)
+        array = array.view(BFLOAT16)
     return array.reshape(shape)
-
-
-def _as_bfloat16(bits: Array) -> Array:
-    try:
-        import ml_dtypes
-    except ImportError:
-        return bits
-    return bits.view(ml_dtypes.bfloat16)

@@ -6,6 +6,7 @@ exactly and then wrapped, floats in double precision (sums and products exactly)
 
 from __future__ import annotations
 
+import cmath
 import itertools
 import math
 import operator
@@ -17,8 +18,9 @@ from typing import Any, final
 import numpy as np
 
 from stagekit.errors import BoundsError
+from stagekit.narrow import BFLOAT16, narrowed, widened
 from stagekit.op import Op
-from stagekit.types import DType, TensorType, bool_, dtype
+from stagekit.types import DType, TensorType, bfloat16, bool_, dtype, real_of
 
 Array = np.ndarray[Any, Any]
 INF, NAN = math.inf, math.nan
@@ -68,8 +70,13 @@ def scalar(value: Any, target: DType) -> Any:
     """A Python number as a NumPy scalar of a type: integers wrapped, floats rounded."""
     if target is bool_:
         return np.bool_(bool(value))
+    if target is bfloat16:
+        return narrowed(np.asarray(value, np.float32))[()]
     if target.kind == "float":
         return target.numpy.type(nearest(value, target))
+    if target.kind == "complex":
+        part = real_of(target)
+        return target.numpy.type(complex(*(nearest(p, part) for p in (value.real, value.imag))))
     return target.numpy.type(wrapped(int(value), target))
 
 
@@ -301,7 +308,95 @@ TEST: dict[str, Callable[..., bool]] = {
     "signbit": lambda x: math.copysign(1, x) < 0,
 }
 
-_TABLES = {"float": FLOAT, "int": INTEGER, "uint": INTEGER, "bool": BOOL}
+# ----- scalar ops on Python complex numbers -------------------------------------------------------
+
+
+def _parts(function: Callable[[float], float]) -> Callable[[complex], complex]:
+    return lambda z: complex(function(z.real), function(z.imag))
+
+
+def _log1p(z: complex) -> complex:
+    x, y = z.real, z.imag
+    return complex(_log(math.log1p, -1.0)(x * (2 + x) + y * y) / 2, math.atan2(y, 1 + x))
+
+
+def _expm1(z: complex) -> complex:
+    x, y = z.real, z.imag
+    half = math.sin(y / 2)
+    return complex(math.expm1(x) * math.cos(y) - 2 * half * half, math.exp(x) * math.sin(y))
+
+
+def _with_poles(function: Callable[[complex], complex]) -> Callable[[complex], complex]:
+    """A function of `cmath` that is infinite where it is not defined."""
+
+    def spelled(z: complex) -> complex:
+        try:
+            return function(z)
+        except ValueError:
+            return complex(INF, INF)
+
+    return spelled
+
+
+def _complex_power(x: complex, y: complex) -> complex:
+    if x == 0:
+        return 1 if y == 0 else 0 if y.real > 0 else complex(NAN, NAN)
+    return x**y
+
+
+def _complex_log(base: float) -> Callable[[complex], complex]:
+    def spelled(z: complex) -> complex:
+        if z == 0:
+            return complex(-INF, cmath.phase(z) / math.log(base))
+        return cmath.log(z) / math.log(base)
+
+    return spelled
+
+
+def _complex_divide(x: complex, y: complex) -> complex:
+    return x / y if y else complex(NAN, NAN) if not x else complex(INF, INF)
+
+
+COMPLEX: dict[str, Callable[..., complex]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": _complex_divide,
+    "power": _complex_power,
+    "negative": operator.neg,
+    "positive": operator.pos,
+    "conj": lambda z: z.conjugate(),
+    "round": _parts(_toward(round)),
+    "square": lambda z: z * z,
+    "sqrt": cmath.sqrt,
+    "reciprocal": lambda z: _complex_divide(1 + 0j, z),
+    "exp": cmath.exp,
+    "expm1": _expm1,
+    "log": _complex_log(math.e),
+    "log1p": _log1p,
+    "log2": _complex_log(2),
+    "log10": _complex_log(10),
+    "sin": cmath.sin,
+    "cos": cmath.cos,
+    "tan": cmath.tan,
+    "sinh": cmath.sinh,
+    "cosh": cmath.cosh,
+    "tanh": cmath.tanh,
+    "asin": cmath.asin,
+    "acos": cmath.acos,
+    "atan": _with_poles(cmath.atan),
+    "asinh": cmath.asinh,
+    "acosh": cmath.acosh,
+    "atanh": _with_poles(cmath.atanh),
+}
+# Whose result is a real number.
+PART: dict[str, Callable[[complex], float]] = {
+    "abs": abs,
+    "real": lambda z: z.real,
+    "imag": lambda z: z.imag,
+}
+_TABLES = {"float": FLOAT, "int": INTEGER, "uint": INTEGER, "bool": BOOL, "complex": COMPLEX}
+_OF_PARTS = {"isfinite": all, "isinf": any, "isnan": any}
 _IDENTITY = {"add": 0, "multiply": 1, "logical_or": False, "logical_and": True}
 _COMBINE = {"add": "add", "multiply": "multiply", "min": "minimum", "max": "maximum"}
 
@@ -316,7 +411,12 @@ def apply(name: str, *xs: Any) -> Any:
     if name == "where":
         return xs[1] if values[0] else xs[2]
     if name in TEST:
-        return np.bool_(TEST[name](*values))
+        test = TEST[name]
+        if target.kind == "complex" and name in _OF_PARTS:
+            return np.bool_(_OF_PARTS[name](test(p) for p in (values[0].real, values[0].imag)))
+        return np.bool_(test(*values))
+    if target.kind == "complex" and name in PART:
+        return scalar(PART[name](*values), real_of(target))
     if name == "nextafter":
         return scalar(_next_after(values[0], values[1], target), target)
     if name == "floor_divide" and target.kind == "float":
@@ -372,7 +472,9 @@ class Reference:
 
     def cast(self, scalar_: Any, dtype: DType) -> Any:
         """Floats outside an integer type's range give 0, one of the values that are allowed."""
-        value = scalar_.item()
+        value = float(widened(scalar_)) if scalar_.dtype == BFLOAT16 else scalar_.item()
+        if isinstance(value, complex) and dtype.kind not in ("complex", "bool"):
+            value = value.real
         if dtype.kind in ("int", "uint") and isinstance(value, float):
             value = math.trunc(value) if math.isfinite(value) else 0
             value = value if wrapped(value, dtype) == value else 0
@@ -393,6 +495,11 @@ class Reference:
         terms = [body(*ks) for ks in _places(extents)]
         if dtype.kind == "float" and op in ("add", "multiply"):
             return scalar(_exact(op, [t.item() for t in terms]), dtype)
+        if dtype.kind == "complex" and op == "add":
+            parts = [[t.item().real for t in terms], [t.item().imag for t in terms]]
+            return scalar(complex(*(float(_exact(op, part)) for part in parts)), dtype)
+        if dtype.kind == "complex" and op == "multiply":
+            return scalar(math.prod((t.item() for t in terms), start=1 + 0j), dtype)
         if op in _IDENTITY:
             terms.insert(0, scalar(_IDENTITY[op], dtype))
         return reduce(lambda x, y: apply(op, x, y), terms)

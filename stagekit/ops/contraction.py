@@ -38,7 +38,7 @@ def _evaluate(xp: Any, x: Any, y: Any) -> Any:
     if x.dtype == np.float16:
         return _evaluate(xp, x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
     k = x.shape[-1]
-    if k <= _STRETCH or x.dtype.kind != "f":
+    if k <= _STRETCH or x.dtype.kind not in "fc":
         return xp.matmul(x, y)
     half = k // 2
     return _evaluate(xp, x[..., :half], y[..., :half, :]) + _evaluate(
@@ -58,15 +58,16 @@ def _element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, y: Any) ->
     )
 
 
-def _transposed(x: Any) -> Any:
-    """The last two axes swapped, by the primitive itself: rules run often."""
+def _adjoint(x: Any) -> Any:
+    """The conjugate transpose, by the primitives themselves: rules run often."""
     n = x.ndim
-    return OPS["permute"](x, axes=(*range(n - 2), n - 1, n - 2))
+    out = OPS["permute"](x, axes=(*range(n - 2), n - 1, n - 2))
+    return OPS["conj"](out) if x.dtype.kind == "complex" else out
 
 
 def _vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     x, y = xs
-    grown = _matmul(ct, _transposed(y)) if i == 0 else _matmul(_transposed(x), ct)
+    grown = _matmul(ct, _adjoint(y)) if i == 0 else _matmul(_adjoint(x), ct)
     return ops.unbroadcast(grown, xs[i])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
+from stagekit.narrow import converted, narrowed
 from stagekit.op import Cell, Op, current, weak_type
 from stagekit.placement import as_device
 from stagekit.source import here
@@ -19,6 +20,7 @@ from stagekit.types import (
     DType,
     TensorType,
     as_integer,
+    bfloat16,
     bool_,
     default_float,
     default_int,
@@ -32,10 +34,17 @@ _CONSTANT = "it has no operands"
 
 # ----- primitives ---------------------------------------------------------------------------------
 
+
+def _full_evaluate(xp: Any, *, shape: Any, value: Any, dtype: DType) -> Any:
+    if dtype is bfloat16:
+        return xp.full(shape, narrowed(xp.asarray(value)))
+    return xp.full(shape, value, dtype.numpy)
+
+
 _full = Op(
     "full",
     infer=lambda *, shape, value, dtype: TensorType(dtype, shape),
-    evaluate=lambda xp, *, shape, value, dtype: xp.full(shape, value, dtype.numpy),
+    evaluate=_full_evaluate,
     element=lambda e, out, idx, *, shape, value, dtype: e.constant(value, dtype),
     nondifferentiable=_CONSTANT,
     doc="""A tensor of `shape` filled with one number. As `numpy.full`.
@@ -48,7 +57,7 @@ _full = Op(
 iota = Op(
     "iota",
     infer=lambda *, size, dtype: TensorType(dtype, (size,)),
-    evaluate=lambda xp, *, size, dtype: xp.arange(size).astype(dtype.numpy),
+    evaluate=lambda xp, *, size, dtype: converted(xp.arange(size), dtype.numpy),
     element=lambda e, out, idx, *, size, dtype: e.number(idx[0], dtype),
     nondifferentiable=_CONSTANT,
     doc="""The numbers 0, 1, ..., size - 1. As `numpy.arange`.
@@ -61,7 +70,7 @@ iota = Op(
 number = Op(
     "number",
     infer=lambda *, expr, dtype: TensorType(dtype, ()),
-    evaluate=lambda xp, *, expr, dtype: xp.asarray(expr, dtype.numpy),
+    evaluate=lambda xp, *, expr, dtype: converted(xp.asarray(expr), dtype.numpy),
     element=lambda e, out, idx, *, expr, dtype: e.constant(expr, dtype),
     nondifferentiable=_CONSTANT,
     doc="""A size, or a Python number argument, as a 0-d tensor: the way it enters arithmetic.
@@ -73,7 +82,8 @@ number = Op(
 
 
 def _cast_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
-    return ops.astype(ct, xs[0].dtype)
+    target = xs[0].dtype
+    return ops.astype(ct if target.kind == "complex" else ops.real(ct), target)
 
 
 def _cast_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -83,8 +93,9 @@ def _cast_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
 _astype = Op(
     "astype",
     infer=lambda x, *, dtype: x.with_dtype(dtype),
-    evaluate=lambda xp, x, *, dtype: x.astype(dtype.numpy),
+    evaluate=lambda xp, x, *, dtype: converted(x, dtype.numpy),
     element=lambda e, out, idx, x, *, dtype: e.cast(x(*idx), dtype),
+    moves=True,
     vjp=_cast_vjp,
     jvp=_cast_jvp,
     doc="""The elements in another data type; float to float rounds to nearest even.
@@ -106,6 +117,7 @@ def _identity(name: str, *, differentiable: bool, transparent: bool = False, doc
         jvp=(lambda tangents, out, xs, attrs: tangents[0]) if differentiable else None,
         nondifferentiable=None if differentiable else "asked for: its operand counts as constant",
         transparent=transparent,
+        moves=True,
         doc=doc,
     )
 
@@ -146,6 +158,7 @@ custom = Op(
     infer=lambda y, *xs, rule, index: y,
     evaluate=lambda xp, y, *xs, rule, index: y.view(),
     element=lambda e, out, idx, y, *xs, rule, index: y(*idx),
+    moves=True,
     vjp=lambda i, ct, out, xs, attrs: attrs["rule"].vjp(i - 1, ct, attrs["index"], xs[1:]),
     jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(tangents[1:], attrs["index"], xs[1:]),
     doc="""The first operand, with a derivative with respect to the others given by `rule`.
@@ -220,6 +233,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     """The elements of `x` in another data type, as `numpy.ndarray.astype`.
 
     float to integer truncates; outside the integer's range (or NaN) the value is unspecified.
+    Raises DTypeError for complex to real.
 
     >>> import stagekit as sk
     >>> sk.astype(sk.asarray([1.7, -1.7]), sk.int32)
@@ -228,6 +242,11 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     x, target = asarray(x), as_dtype(dtype)
     if x.dtype is target:
         return alias(x) if copy else x
+    if x.dtype.kind == "complex" and target.kind not in ("complex", "bool"):
+        raise DTypeError(
+            f"astype: {x.dtype} to {target} would lose the imaginary part",
+            fix="take sk.real, sk.imag or sk.abs first",
+        ).located(here())
     return _astype(x, dtype=target)
 
 
@@ -262,7 +281,7 @@ def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None =
 
 def _filled(op: str, shape: Any, value: Any, dtype: Any) -> Any:
     sizes = as_shape(op, shape)
-    if isinstance(value, Number) or weak_type(value) is None:
+    if isinstance(value, (Number, complex)) or weak_type(value) is None:
         return ops.broadcast_to(asarray(value, dtype=dtype), sizes)
     kind = as_dtype(dtype if dtype is not None else type(value))
     try:
@@ -405,7 +424,7 @@ def linspace(
         last = ops.logical_and(count == num - 1, count > 0)
         values = ops.where(last, asarray(stop, dtype=wide), values)
     kind = default_float if dtype is None else as_dtype(dtype)
-    return astype(values if kind.kind == "float" else ops.floor(values), kind, copy=False)
+    return astype(values if kind.inexact else ops.floor(values), kind, copy=False)
 
 
 def eye(
@@ -552,7 +571,8 @@ _KINDS = {
     "unsigned integer": ("uint",),
     "integral": ("int", "uint"),
     "real floating": ("float",),
-    "numeric": ("int", "uint", "float"),
+    "complex floating": ("complex",),
+    "numeric": ("int", "uint", "float", "complex"),
 }
 
 

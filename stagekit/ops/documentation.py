@@ -18,6 +18,9 @@ negative: -x; unsigned integers wrap :: [1.0, -2.0] :: [-1.,  2.] float32
 positive: +x :: [1.0, -2.0] :: [ 1., -2.] float32
 abs: The absolute value, with derivative 0 at 0 :: [1.0, -2.0] :: [1., 2.] float32
 sign: -1, 0 or 1; NaN of NaN :: [3.0, -2.0, 0.0] :: [ 1., -1.,  0.] float32
+real: The real part :: [1 + 2j] :: [1.] float32
+imag: The imaginary part :: [1 + 2j] :: [2.] float32
+conj: The complex conjugate :: [1 + 2j] :: [1.-2.j] complex64
 floor: The nearest integer below :: [1.5, -1.5] :: [ 1., -2.] float32
 ceil: The nearest integer above :: [1.5, -1.5] :: [ 2., -1.] float32
 trunc: The nearest integer toward 0 :: [1.5, -1.5] :: [ 1., -1.] float32

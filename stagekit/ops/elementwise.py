@@ -25,6 +25,7 @@ from stagekit.types import (
     default_float,
     known_same,
     promote,
+    real_of,
     same_size,
 )
 
@@ -45,9 +46,40 @@ def number(name: str, operands: Sequence[Any]) -> list[DType]:
 
 
 def floating(name: str, operands: Sequence[Any]) -> list[DType]:
-    """The common float type; integers and bool become the default float."""
+    """The common float or complex type; integers and bool become the default float."""
     common = promote(operands, name)
-    return [common if common.kind == "float" else default_float] * len(operands)
+    return [common if common.inexact else default_float] * len(operands)
+
+
+def real_only(rule: DTypeRule, allowed: str) -> DTypeRule:
+    """The same without complex numbers, of which the op has no value."""
+
+    def checked(name: str, operands: Sequence[Any]) -> Sequence[DType | None]:
+        found = rule(name, operands)
+        if any(d is not None and d.kind == "complex" for d in found):
+            raise DTypeError(
+                f"{name}: operands are {_listed(operands)}; complex numbers have no {name}",
+                fix="take sk.real, sk.imag or sk.abs first",
+            )
+        return found
+
+    checked.__doc__ = allowed
+    return checked
+
+
+real_numeric = real_only(numeric, "The common real type, bool included.")
+real_number = real_only(number, "The common real type; bool is refused.")
+real_floating = real_only(
+    floating, "The common float type; integers and bool become the default float."
+)
+
+
+def complex_only(name: str, operands: Sequence[Any]) -> list[DType]:
+    """A complex type."""
+    common = promote(operands, name)
+    if common.kind != "complex":
+        raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use complex numbers")
+    return [common]
 
 
 def logical(name: str, operands: Sequence[Any]) -> list[DType]:
@@ -58,7 +90,7 @@ def logical(name: str, operands: Sequence[Any]) -> list[DType]:
 def bits(name: str, operands: Sequence[Any]) -> list[DType]:
     """The common integer type, or bool."""
     common = promote(operands, name)
-    if common.kind == "float":
+    if common.inexact:
         raise DTypeError(f"{name}: operands are {_listed(operands)}", fix="use integers or bool")
     return [common] * len(operands)
 
@@ -118,26 +150,40 @@ def elementwise(
     dtypes: DTypeRule,
     *rules: Rule | None,
     evaluate: str | Callable[..., Any] | None = None,
-    result: DType | None = None,
+    result: DType | Callable[[DType], DType] | None = None,
+    pushes: Sequence[Rule] = (),
     reason: str | None = None,
+    moves: bool = False,
 ) -> Op:
-    """Declare an op on elements with broadcasting; `rules` has one derivative per operand."""
+    """Declare an op on elements with broadcasting; `rules` has one derivative per operand.
+
+    A rule multiplies by the partial derivative. Of complex numbers it is the complex derivative of
+    an analytic function: a tangent is multiplied by it, a cotangent by its conjugate. An op that is
+    not analytic gives its `rules` for cotangents and its `pushes` for tangents, each as it is.
+    """
 
     def infer(*types: TensorType) -> TensorType:
         shape = broadcast_shapes(name, *(t.shape for t in types))
-        return TensorType(result or types[-1].dtype, shape, types[0].device)
+        kind = types[-1].dtype
+        if result is not None:
+            kind = result if isinstance(result, DType) else result(kind)
+        return TensorType(kind, shape, types[0].device)
 
     def element(e: Speller, out: TensorType, idx: Sequence[Any], *xs: Any) -> Any:
         return e.apply(name, *(x(*aligned(out, idx, x.shape)) for x in xs))
 
     def vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
         rule = rules[i]
-        return None if rule is None else unbroadcast(rule(ct, out, *xs), xs[i])
+        if rule is None:
+            return None
+        if pushes or ct.dtype.kind != "complex":
+            return unbroadcast(rule(ct, out, *xs), xs[i])
+        return unbroadcast(_conj(rule(_conj(ct), out, *xs)), xs[i])
 
     def jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
         terms = [
             rule(t, out, *xs)
-            for t, rule in zip(tangents, rules, strict=True)
+            for t, rule in zip(tangents, pushes or rules, strict=True)
             if t is not None and rule is not None
         ]
         return ops.broadcast_to(ops.total(terms), out.shape) if terms else None
@@ -151,6 +197,7 @@ def elementwise(
         vjp=vjp if rules else None,
         jvp=jvp if rules else None,
         nondifferentiable=None if rules else reason,
+        moves=moves,
         family="elementwise",
         doc=document(name, evaluate if isinstance(evaluate, str) else name, dtypes.__doc__),
     )
@@ -175,10 +222,10 @@ _STEPS = "piecewise constant: the derivative is zero wherever it exists"
 
 
 # Of integers, NumPy's own results are the contract's: x // 0 == x % 0 == 0, MIN // -1 == MIN.
-floor_divide = elementwise("floor_divide", number, reason=_STEPS)
+floor_divide = elementwise("floor_divide", real_number, reason=_STEPS)
 remainder = elementwise(
     "remainder",
-    number,
+    real_number,
     lambda ct, out, x, y: ct,
     lambda ct, out, x, y: -ct * floor_divide(x, y),
 )
@@ -186,10 +233,21 @@ remainder = elementwise(
 
 def _power(xp: Any, x: Any, y: Any) -> Any:
     """Integers to a negative power: 1 and -1 stay units, everything else is 0."""
+    if x.dtype.kind == "f":
+        return _float_power(xp, x, y)
     if x.dtype.kind != "i" or not xp.any(y < 0):
         return xp.power(x, y)
     unit = xp.where(x == -1, xp.where(y % 2 == 0, 1, -1), xp.where(x == 1, 1, 0)).astype(x.dtype)
     return xp.where(y < 0, unit, xp.power(x, xp.maximum(y, 0)))
+
+
+def _float_power(xp: Any, x: Any, y: Any) -> Any:
+    """As IEEE 754's pow: NumPy takes a repeated exponent of a half for a square root."""
+    out = xp.power(x, y)
+    if (y.ndim == 0 or y.shape != out.shape or y.size == 1) and xp.any(y == 0.5):
+        edge = xp.logical_and(y == 0.5, xp.logical_or(x == 0, x == -math.inf))
+        out = xp.where(edge, xp.abs(x), out)
+    return out
 
 
 def _power_base(ct: Any, out: Any, x: Any, y: Any) -> Any:
@@ -200,7 +258,7 @@ def _power_base(ct: Any, out: Any, x: Any, y: Any) -> Any:
 
 def _power_exponent(ct: Any, out: Any, x: Any, y: Any) -> Any:
     """x**y log x, and its limit 0 at x = 0 for y >= 0."""
-    zero = logical_and(x == 0, y >= 0)
+    zero = logical_and(x == 0, real(y) >= 0)
     return ct * where(zero, 0.0, out * log(where(zero, 1.0, x)))
 
 
@@ -209,22 +267,120 @@ negative = elementwise("negative", number, lambda ct, out, x: -ct)
 positive = elementwise("positive", number, lambda ct, out, x: ct)
 
 
-abs = elementwise("abs", numeric, lambda ct, out, x: ct * sign(x), evaluate="absolute")
-sign: Op = elementwise("sign", number, reason=_STEPS)
+
+
+def _sign_or_unit(x: Any, size: Any) -> Any:
+    """x / |x|, and 0 at 0."""
+    return _over(x, size) if x.dtype.kind == "complex" else _sign(x)
+
+
+abs = elementwise(
+    "abs",
+    numeric,
+    lambda ct, out, x: ct * _sign_or_unit(x, out),
+    pushes=[lambda t, out, x: real(t * conj(_sign_or_unit(x, out)))],
+    evaluate="absolute",
+    result=real_of,
+)
+_sign: Op = elementwise("sign", real_number, reason=_STEPS)
+
+
+def sign(x: Any, /) -> Any:
+    """-1, 0 or 1, NaN of NaN; of a complex number x / |x|, and 0 at 0. As `numpy.sign`.
+
+    bool is refused. The derivative of real numbers is zero wherever it exists.
+
+    >>> import stagekit as sk
+    >>> sk.sign(sk.asarray([3.0, -2.0, 0.0]))
+    tensor([ 1., -1.,  0.], dtype=float32)
+    """
+    x = ops.asarray(x)
+    return _over(x, abs(x)) if x.dtype.kind == "complex" else _sign(x)
+
+# ----- complex numbers ----------------------------------------------------------------------------
+
+_real: Op = elementwise(
+    "real",
+    complex_only,
+    lambda ct, out, x: ops.astype(ct, x.dtype),
+    pushes=[lambda t, out, x: _real(t)],
+    evaluate=lambda xp, x: x.real.copy(),
+    result=real_of,
+)
+_imag: Op = elementwise(
+    "imag",
+    complex_only,
+    lambda ct, out, x: ct * 1j,
+    pushes=[lambda t, out, x: _imag(t)],
+    evaluate=lambda xp, x: x.imag.copy(),
+    result=real_of,
+)
+_conj: Op = elementwise(
+    "conj",
+    complex_only,
+    lambda ct, out, x: _conj(ct),
+    pushes=[lambda t, out, x: _conj(t)],
+    evaluate="conjugate",
+)
+
+
+def real(x: Any, /) -> Any:
+    """The real part; a real tensor is its own. As `numpy.real`.
+
+    >>> import stagekit as sk
+    >>> sk.real(sk.asarray([1 + 2j]))
+    tensor([1.], dtype=float32)
+    """
+    x = ops.asarray(x)
+    return _real(x) if x.dtype.kind == "complex" else ops.alias(x)
+
+
+def imag(x: Any, /) -> Any:
+    """The imaginary part; zeros of a real tensor. As `numpy.imag`.
+
+    >>> import stagekit as sk
+    >>> sk.imag(sk.asarray([1 + 2j]))
+    tensor([2.], dtype=float32)
+    """
+    x = ops.asarray(x)
+    return _imag(x) if x.dtype.kind == "complex" else ops.zeros_like(x)
+
+
+def conj(x: Any, /) -> Any:
+    """The complex conjugate; a real tensor is its own. As `numpy.conjugate`.
+
+    >>> import stagekit as sk
+    >>> sk.conj(sk.asarray([1 + 2j]))
+    tensor([1.-2.j], dtype=complex64)
+    """
+    x = ops.asarray(x)
+    return _conj(x) if x.dtype.kind == "complex" else ops.alias(x)
+
+
+def angle(x: Any, /) -> Any:
+    """The argument of a complex number in radians, in [-pi, pi]; as `numpy.angle`.
+
+    >>> import stagekit as sk
+    >>> sk.angle(sk.asarray([1j, -1.0]))
+    tensor([1.5707964, 3.1415927], dtype=float32)
+    """
+    x = ops.asarray(x)
+    return atan2(imag(x), real(x))
+
 
 
 def _rounding(function: str) -> Callable[..., Any]:
     """A rounding function; integers and bool are their own."""
 
     def evaluate(xp: Any, x: Any) -> Any:
-        return getattr(xp, function)(x) if x.dtype.kind == "f" else x.copy()
+        return getattr(xp, function)(x) if x.dtype.kind in "fc" else x.copy()
 
     return evaluate
 
 
-floor = elementwise("floor", numeric, evaluate=_rounding("floor"), reason=_STEPS)
-ceil = elementwise("ceil", numeric, evaluate=_rounding("ceil"), reason=_STEPS)
-trunc = elementwise("trunc", numeric, evaluate=_rounding("trunc"), reason=_STEPS)
+floor = elementwise("floor", real_numeric, evaluate=_rounding("floor"), reason=_STEPS)
+ceil = elementwise("ceil", real_numeric, evaluate=_rounding("ceil"), reason=_STEPS)
+trunc = elementwise("trunc", real_numeric, evaluate=_rounding("trunc"), reason=_STEPS)
 round = elementwise("round", numeric, evaluate=_rounding("rint"), reason=_STEPS)
 
 square = elementwise("square", number, lambda ct, out, x: ct * (2.0 * x))
@@ -233,7 +389,7 @@ reciprocal = elementwise("reciprocal", floating, lambda ct, out, x: -ct * out * 
 
 
 rsqrt = elementwise(
-    "rsqrt", floating, lambda ct, out, x: -0.5 * ct * out / x, evaluate=ours(special.rsqrt)
+    "rsqrt", real_floating, lambda ct, out, x: -0.5 * ct * out / x, evaluate=ours(special.rsqrt)
 )
 
 
@@ -246,13 +402,13 @@ def _half_where_tied(greater: Callable[[Any, Any], Any]) -> tuple[Rule, Rule]:
     return lambda ct, out, x, y: rule(ct, x, y), lambda ct, out, x, y: rule(ct, y, x)
 
 
-maximum = elementwise("maximum", numeric, *_half_where_tied(lambda x, y: x > y))
-minimum = elementwise("minimum", numeric, *_half_where_tied(lambda x, y: x < y))
+maximum = elementwise("maximum", real_numeric, *_half_where_tied(lambda x, y: x > y))
+minimum = elementwise("minimum", real_numeric, *_half_where_tied(lambda x, y: x < y))
 
 # ----- exponentials and logarithms ----------------------------------------------------------------
 
 exp = elementwise("exp", floating, lambda ct, out, x: ct * out)
-exp2 = elementwise("exp2", floating, lambda ct, out, x: ct * out * math.log(2))
+exp2 = elementwise("exp2", real_floating, lambda ct, out, x: ct * out * math.log(2))
 expm1 = elementwise("expm1", floating, lambda ct, out, x: ct * exp(x))
 log = elementwise("log", floating, lambda ct, out, x: ct / x)
 log1p = elementwise("log1p", floating, lambda ct, out, x: ct / (1.0 + x))
@@ -268,17 +424,20 @@ def _share(mine: Any, other: Any) -> Any:
 
 logaddexp = elementwise(
     "logaddexp",
-    floating,
+    real_floating,
     lambda ct, out, x, y: ct * _share(x, y),
     lambda ct, out, x, y: ct * _share(y, x),
 )
 
 
 sigmoid: Op = elementwise(
-    "sigmoid", floating, lambda ct, out, x: ct * out * sigmoid(-x), evaluate=ours(special.sigmoid)
+    "sigmoid",
+    real_floating,
+    lambda ct, out, x: ct * out * sigmoid(-x),
+    evaluate=ours(special.sigmoid),
 )
 softplus = elementwise(
-    "softplus", floating, lambda ct, out, x: ct * sigmoid(x), evaluate=ours(special.softplus)
+    "softplus", real_floating, lambda ct, out, x: ct * sigmoid(x), evaluate=ours(special.softplus)
 )
 
 # ----- trigonometry -------------------------------------------------------------------------------
@@ -296,7 +455,14 @@ acos = elementwise(
     "acos", floating, lambda ct, out, x: -ct / sqrt((1.0 - x) * (1.0 + x)), evaluate="arccos"
 )
 atan = elementwise("atan", floating, lambda ct, out, x: ct / (1.0 + x * x), evaluate="arctan")
-asinh = elementwise("asinh", floating, lambda ct, out, x: ct / hypot(x, 1.0), evaluate="arcsinh")
+
+
+def _hypot_1(x: Any) -> Any:
+    """sqrt(x**2 + 1)."""
+    return sqrt(x * x + 1.0) if x.dtype.kind == "complex" else hypot(x, 1.0)
+
+
+asinh = elementwise("asinh", floating, lambda ct, out, x: ct / _hypot_1(x), evaluate="arcsinh")
 acosh = elementwise(
     "acosh", floating, lambda ct, out, x: ct / (sqrt(x - 1.0) * sqrt(x + 1.0)), evaluate="arccosh"
 )
@@ -305,7 +471,7 @@ atanh = elementwise(
 )
 atan2 = elementwise(
     "atan2",
-    floating,
+    real_floating,
     lambda ct, out, y, x: ct * x / (x * x + y * y),
     lambda ct, out, y, x: -ct * y / (x * x + y * y),
     evaluate="arctan2",
@@ -320,7 +486,7 @@ def _over(x: Any, norm: Any) -> Any:
 
 hypot: Op = elementwise(
     "hypot",
-    floating,
+    real_floating,
     lambda ct, out, x, y: ct * _over(x, out),
     lambda ct, out, x, y: ct * _over(y, out),
 )
@@ -331,13 +497,13 @@ hypot: Op = elementwise(
 _TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
 erf = elementwise(
     "erf",
-    floating,
+    real_floating,
     lambda ct, out, x: ct * (_TWO_OVER_ROOT_PI * exp(-x * x)),
     evaluate=ours(special.erf),
 )
 erfc = elementwise(
     "erfc",
-    floating,
+    real_floating,
     lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)),
     evaluate=ours(special.erfc),
 )
@@ -349,7 +515,7 @@ def _is_float(function: str, otherwise: bool) -> Callable[..., Any]:
     """A test of floats; of integers the answer is always `otherwise`."""
 
     def evaluate(xp: Any, x: Any) -> Any:
-        if x.dtype.kind == "f":
+        if x.dtype.kind in "fc":
             return getattr(xp, function)(x)
         return xp.full(x.shape, otherwise)
 
@@ -366,25 +532,25 @@ isinf = elementwise(
 isnan = elementwise(
     "isnan", numeric, evaluate=_is_float("isnan", False), result=bool_, reason=_TEST
 )
-signbit = elementwise("signbit", floating, result=bool_, reason=_TEST)
+signbit = elementwise("signbit", real_floating, result=bool_, reason=_TEST)
 copysign = elementwise(
     "copysign",
-    floating,
+    real_floating,
     lambda ct, out, x, y: where(logical_xor(signbit(x), signbit(y)), -ct, ct),
     None,
 )
 nextafter = elementwise(
-    "nextafter", floating, reason="defined on the representation, not on real numbers"
+    "nextafter", real_floating, reason="defined on the representation, not on real numbers"
 )
 
 # ----- comparison, logic, bits --------------------------------------------------------------------
 
 equal = elementwise("equal", numeric, result=bool_, reason=_TEST)
 not_equal = elementwise("not_equal", numeric, result=bool_, reason=_TEST)
-less = elementwise("less", numeric, result=bool_, reason=_TEST)
-less_equal = elementwise("less_equal", numeric, result=bool_, reason=_TEST)
-greater = elementwise("greater", numeric, result=bool_, reason=_TEST)
-greater_equal = elementwise("greater_equal", numeric, result=bool_, reason=_TEST)
+less = elementwise("less", real_numeric, result=bool_, reason=_TEST)
+less_equal = elementwise("less_equal", real_numeric, result=bool_, reason=_TEST)
+greater = elementwise("greater", real_numeric, result=bool_, reason=_TEST)
+greater_equal = elementwise("greater_equal", real_numeric, result=bool_, reason=_TEST)
 
 logical_and = elementwise("logical_and", logical, result=bool_, reason=_TEST)
 logical_or = elementwise("logical_or", logical, result=bool_, reason=_TEST)
@@ -423,6 +589,7 @@ where: Op = elementwise(
     None,
     lambda ct, out, c, x, y: where(c, ct, 0.0),
     lambda ct, out, c, x, y: where(c, 0.0, ct),
+    moves=True,
 )
 
 
@@ -445,7 +612,7 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
 
 def _bound(x: Any, bound: Any) -> Any:
     """A bound in the type of `x` where it is a float and `x` is not: the result keeps x's type."""
-    if isinstance(bound, float) and x.dtype.kind != "float" and bound in (math.inf, -math.inf):
+    if isinstance(bound, float) and not x.dtype.inexact and bound in (math.inf, -math.inf):
         info = ops.iinfo(x.dtype)
         return info.max if bound > 0 else info.min
     return bound

@@ -128,6 +128,7 @@ gather = Op(
     dtypes=_index_dtypes(1),
     vjp=_gather_vjp,
     jvp=_gather_jvp,
+    moves=True,
     checks=True,
     family="indexing",
     doc="""Elements of `x` at index tensors of one shape, one for each of `axes`.
@@ -154,14 +155,17 @@ def _scatter_type(
             f"{shape_text(expected)}",
             fix="updates must broadcast to the shape that reading there would give",
         )
+    if x.dtype.kind == "complex" and mode in ("min", "max"):
+        raise DTypeError(f"scatter: {x.dtype} has no {mode}", fix="take sk.real or sk.abs first")
     return x
 
 
 def _scatter_evaluate(xp: Any, x: Any, updates: Any, *indices: Any, axes: Axes, mode: str) -> Any:
     _checked("index", x.shape, indices, axes)
-    folds = x.dtype.kind == "f" and mode in ("add", "multiply") and indices[0].size > 1
+    folds = mode in ("add", "multiply") and indices[0].size > 1
     # In float64 the error does not grow with the number of updates of one place.
-    out = xp.array(x, np.float64 if folds else x.dtype, order="C")
+    wide = {"f": np.float64, "c": np.complex128}.get(x.dtype.kind if folds else "", x.dtype)
+    out = xp.array(x, wide, order="C")
     key = _key(x.ndim, indices, axes)
     if mode == "set":
         out[key] = updates
@@ -208,7 +212,8 @@ def _scatter_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     share = (_share_multiply if mode == "multiply" else _share_extremum)(
         out, x, updates, indices, axes
     )
-    return ct * share[0] if i == 0 else gather(ct, *indices, axes=axes) * share[1]
+    own = ct if i == 0 else gather(ct, *indices, axes=axes)
+    return own * ops.conj(share[i])
 
 
 def _scatter_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:

@@ -38,7 +38,7 @@ def linear(name: str, transpose: Callable[..., Any], **facts: Any) -> Op:
     def jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
         return op(tangents[0], **attrs)
 
-    op = Op(name, vjp=vjp, jvp=jvp, family="movement", **facts)
+    op = Op(name, vjp=vjp, jvp=jvp, moves=True, family="movement", **facts)
     return op
 
 
@@ -432,6 +432,7 @@ _pad = Op(
     dtypes=_like_first,
     vjp=_pad_vjp,
     jvp=_pad_jvp,
+    moves=True,
     family="movement",
     doc="""`x` with `value` around it (`low`, `high`) and between its elements (`interior`).
 
@@ -558,6 +559,7 @@ _concat = Op(
     dtypes=common,
     vjp=_concat_vjp,
     jvp=_concat_jvp,
+    moves=True,
     family="movement",
     doc="""Operands joined along `axis`, in their common type. As `numpy.concatenate`.
 

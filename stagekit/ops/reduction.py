@@ -15,7 +15,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
 from stagekit.op import OPS, Op, Speller, keep
-from stagekit.ops.elementwise import logical, number
+from stagekit.ops.elementwise import logical, number, real_only
 from stagekit.symbolic import product
 from stagekit.types import (
     TensorType,
@@ -130,7 +130,7 @@ def _is_pairwise(x: Any, axes: Axes) -> bool:
 
 
 def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in "fc":
         return x.sum(axis=axes, dtype=x.dtype)
     if x.dtype.itemsize == 2:
         return _sum_evaluate(xp, x.astype(np.float32), axes=axes).astype(x.dtype)
@@ -181,7 +181,7 @@ def _shifted(x: Any, step: int) -> Any:
 
 def _prod_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     """Floats are multiplied in float64, so that the error does not grow with the length."""
-    wide = np.float64 if x.dtype.kind == "f" else x.dtype
+    wide = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}.get(x.dtype.kind, x.dtype)
     return x.prod(axis=axes, dtype=wide).astype(x.dtype)
 
 
@@ -191,7 +191,7 @@ _prod = reduction(
     _prod_evaluate,
     dtypes=number,
     vjp=lambda i, ct, out, xs, attrs: (
-        _spread(ct, xs[0], attrs["axes"]) * _others(xs[0], attrs["axes"])
+        _spread(ct, xs[0], attrs["axes"]) * ops.conj(_others(xs[0], attrs["axes"]))
     ),
     jvp=lambda tangents, out, xs, attrs: _sum(tangents[0] * _others(xs[0], attrs["axes"]), **attrs),
 )
@@ -205,12 +205,16 @@ def _winners(x: Any, out: Any, axes: Axes) -> Any:
     return mask / restored(_sum(mask, axes=axes), x, axes)
 
 
+_ordered = real_only(keep, "A real type.")
+
+
 def _extremum(name: str, fold: str, evaluate: Callable[..., Any]) -> Op:
     return reduction(
         name,
         fold,
         evaluate,
         infer=_nonempty(name),
+        dtypes=_ordered,
         vjp=lambda i, ct, out, xs, attrs: (
             _spread(ct, xs[0], attrs["axes"]) * _winners(xs[0], out, attrs["axes"])
         ),
@@ -254,7 +258,7 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
         infer=infer,
         evaluate=evaluate,
         element=element,
-        dtypes=keep,
+        dtypes=_ordered,
         nondifferentiable="the result is an index",
         family="reduction",
         doc=_DOC.format(name=name, attrs="axis=0", result=_EXAMPLES[name]),
@@ -277,7 +281,7 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
 def _accumulator(x: Any, dtype: Any) -> Any:
     """The operand in the type it is summed in: small integers and bool widen to 64 bits."""
     x = ops.asarray(x)
-    if dtype is None and x.dtype.kind != "float":
+    if dtype is None and not x.dtype.inexact:
         dtype = "uint64" if x.dtype.kind == "uint" else default_int
     return x if dtype is None else ops.astype(x, dtype, copy=False)
 
@@ -388,7 +392,7 @@ def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any
 
 def _inexact(x: Any) -> Any:
     x = ops.asarray(x)
-    return x if x.dtype.kind == "float" else ops.astype(x, default_float)
+    return x if x.dtype.inexact else ops.astype(x, default_float)
 
 
 def _count(x: Any, axes: Axes) -> Any:
@@ -410,6 +414,8 @@ def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
 def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
     """The variance over `axis`, divided by n - correction, as `numpy.var`. Two passes.
 
+    Of complex numbers the mean of |x - mean|**2.
+
     >>> import stagekit as sk
     >>> sk.var(sk.asarray([1.0, 3.0])).item()
     1.0
@@ -417,7 +423,7 @@ def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool 
     x = _inexact(x)
     axes = normalize_axes("var", axis, x.ndim)
     deviation = x - mean(x, axis=axes, keepdims=True)
-    squares = sum(deviation * deviation, axis=axes, keepdims=keepdims)
+    squares = sum(ops.real(deviation * ops.conj(deviation)), axis=axes, keepdims=keepdims)
     return squares / ops.maximum_size(_count(x, axes) - correction, 0)
 
 

@@ -171,7 +171,7 @@ class ConcreteFunction:
                 tape.watch(value)
             with using(tape):
                 outs = replay(self.graph, inputs, dims)
-            floats = [out.dtype.kind == "float" for out in outs]
+            floats = [out.dtype.inexact for out in outs]
             cts = [
                 staging.input(f"ct{k}", staging.read(out).type) if used else None
                 for k, (out, used) in enumerate(zip(outs, floats, strict=True))

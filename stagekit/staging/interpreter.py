@@ -16,6 +16,7 @@ import numpy as np
 from stagekit.eager.interpreter import as_array
 from stagekit.errors import DataDependentError, LeakedTensorError, StagekitError
 from stagekit.evaluation import FAILURES, Array, explain, present, quietly, scalar, spring
+from stagekit.narrow import exported
 from stagekit.node import Interned, Node
 from stagekit.op import OPS, Interpreter, Op
 from stagekit.settings import config
@@ -233,7 +234,7 @@ class Staging(Interpreter):
         self.read(cell)
         self._cells[id(cell)] = (cell, value)
         self.written[id(cell)] = cell
-        if type(cell) is Variable and value.type.dtype.kind == "float":
+        if type(cell) is Variable and value.type.dtype.inexact:
             self._assigned.add(id(cell))
 
     def _stopped(self, value: Traced) -> Traced:
@@ -357,7 +358,7 @@ class Staging(Interpreter):
             raise self.refused
         if self.left is None:
             self.left = Left(why, line)
-        view: Array = value.array.view()
+        view: Array = exported(value.array.view())
         view.flags.writeable = False
         return view
 

@@ -16,7 +16,7 @@ from stagekit.source import here
 from stagekit.staging.signature import Call, Names, take_apart
 from stagekit.staging.transaction import Copies
 from stagekit.tensor import Tensor
-from stagekit.types import DType, default_float
+from stagekit.types import RANK, WEAK, DType, default_float
 from stagekit.types import dtype as as_dtype
 
 
@@ -145,9 +145,10 @@ class Signature:
         return take_apart(arguments, static, call.key[0])._replace(copies=copies)
 
     def _tensor(self, path: str, number: Any, spec: TensorSpec) -> Tensor:
-        if weak_type(number) is float and spec.dtype.kind != "float":
+        weak = weak_type(number) or bool
+        if weak in (float, complex) and RANK[WEAK[weak].kind] > RANK[spec.dtype.kind]:
             raise DTypeError(
-                f"{self.function}: {path} is a float, the signature says {spec.dtype}",
+                f"{self.function}: {path} is a {weak.__name__}, the signature says {spec.dtype}",
                 fix="round it, or cast it to an integer",
             ).located(here())
         cell: Tensor = current().constant(number, spec.dtype)

@@ -25,7 +25,8 @@ from stagekit.types import DTYPES, DType, dtype
 INF, NAN = math.inf, math.nan
 FLOATS = ["float16", "float32", "float64"]
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-ALL = ["bool", *INTEGERS, *FLOATS]
+COMPLEX = ["complex64", "complex128"]
+ALL = ["bool", *INTEGERS, *FLOATS, *COMPLEX]  # bfloat16 has a file of tests of its own
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ def special_values(name: str) -> np.ndarray:
     kind = DTYPES[name]
     if kind.kind == "bool":
         return np.array([False, True])
+    if kind.kind == "complex":
+        parts = np.array([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.5, -3.7, 7.0])
+        pairs = np.stack(np.broadcast_arrays(parts[:, None], parts), axis=-1)
+        return np.ascontiguousarray(pairs).view("complex128").astype(name).ravel()
     if kind.kind != "float":
         info = np.iinfo(name)
         values = {0, 1, 2, 3, 5, 7, 8 * kind.itemsize - 1, 8 * kind.itemsize, info.max, info.min}
@@ -101,6 +106,9 @@ def random(
     kind = DTYPES[name].kind
     if kind == "bool":
         return rng.integers(0, 2, shape).astype(bool)
+    if kind == "complex":
+        parts = rng.uniform(low, high, (2, *np.empty(shape, "?").shape))
+        return np.asarray(parts[0] + 1j * parts[1]).astype(name)
     if kind != "float":
         return rng.integers(0 if kind == "uint" else -9, 10, shape).astype(name)
     return np.asarray(rng.uniform(low, high, shape)).astype(name)
@@ -120,9 +128,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 _UNARY = [
     "negative", "positive", "abs", "sign", "floor", "ceil", "trunc", "round", "square", "sqrt",
     "reciprocal", "rsqrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sigmoid",
-    "softplus", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh",
-    "acosh", "atanh", "erf", "erfc", "isfinite", "isinf", "isnan", "signbit", "logical_not",
-    "bitwise_invert",
+    "softplus", "real", "imag", "conj", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin",
+    "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "isfinite", "isinf", "isnan",
+    "signbit", "logical_not", "bitwise_invert",
 ]  # fmt: skip
 _BINARY = [
     "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum",
@@ -185,13 +193,13 @@ def _elementwise(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     arity, op = ARITY[name], OPS[name]
     kinds = accepted_types(name)
     differentiable = op.vjp is not None
+    main = "float64" if "float64" in kinds else kinds[-1]
     for kind in kinds:
-        smooth = differentiable and kind == "float64"
+        smooth = differentiable and kind == main
         yield Sample(name, _drawn(name, rng, kind, *[(2, 3)] * arity), {}, smooth, kind)
         yield Sample(name, _crossed(name, kind), note=f"special {kind}")
-    main = "float64" if "float64" in kinds else kinds[-1]
     for kind in dict.fromkeys([main, kinds[0], "float32" if "float32" in kinds else kinds[-1]]):
-        smooth = differentiable and kind == "float64"
+        smooth = differentiable and kind == main
         for shapes in _shapes(arity):
             args = _drawn(name, rng, kind, *shapes)
             yield Sample(name, args, {}, smooth, f"{kind} shapes {shapes}")
@@ -295,9 +303,9 @@ def as_tensor(obj: Any) -> Any:
 
 
 def widened(obj: Any) -> Any:
-    """Float arrays in float64."""
-    if isinstance(obj, np.ndarray) and obj.dtype.kind == "f":
-        return obj.astype("float64")
+    """Float arrays in float64, complex ones in complex128."""
+    if isinstance(obj, np.ndarray) and obj.dtype.kind in "fc":
+        return obj.astype("float64" if obj.dtype.kind == "f" else "complex128")
     if isinstance(obj, (list, tuple)):
         return type(obj)(map(widened, obj))
     return obj

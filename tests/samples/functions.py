@@ -94,6 +94,7 @@ def _core(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     yield from _product_rows(rng)
     yield from _indexing_rows(x, m, v)
     yield from _functional_rows(rng)
+    yield from _complex_rows(rng)
 
 
 def _creation_rows() -> Iterator[tuple[Any, ...]]:
@@ -191,6 +192,23 @@ def _product_rows(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     x = random(rng, "float32", (3, 4))
     for bounds in ((-1, 1), (None, 0.5), (0, None), (None, None), (x - 1, 0.0)):
         yield "clip", (x, *bounds), {}, _clip
+
+
+def _complex_rows(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+    for kind in ("complex64", "float32", "int8"):
+        x = random(rng, kind, (2, 3))
+        yield "real", (x,), {}, np.real
+        yield "imag", (x,), {}, np.imag
+        yield "conj", (x,), {}, np.conj
+        yield "sign", (x,), {}, np.sign
+        yield "angle", (x.astype("complex64"),), {}, np.angle
+    z = random(rng, "complex64", (3, 4))
+    for op, referee in (
+        ("sum", np.sum), ("prod", np.prod), ("mean", np.mean), ("var", np.var), ("std", np.std),
+        ("any", np.any), ("count_nonzero", np.count_nonzero),
+    ):  # fmt: skip
+        yield op, (z,), {"axis": 1}, referee
+    yield "matmul", (z, z.T), {}, np.matmul
 
 
 def _clip(x: Any, low: Any = None, high: Any = None) -> Any:
