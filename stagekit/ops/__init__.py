@@ -154,7 +154,7 @@ from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
 from stagekit.symbolic import maximum as maximum_size
 
-from stagekit.ops import methods  # isort: skip
+from stagekit.ops import linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
     "abs", "acos", "acosh", "add", "aligned", "asin", "asinh", "atan", "atan2", "atanh",
