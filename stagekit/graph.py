@@ -5,6 +5,11 @@
       %1: f32[] = number(dtype=float32, expr=3*n)
       %2: f32[] = divide(%0, %1)
       return %2
+
+An op with several results shows all their types; `out` takes one of them:
+
+      %0: (f32[n,2], f32[2,2]) = qr(%x)
+      %1: f32[2,2] = out(%0, index=1)
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ class Graph:
         """The names of sizes and numbers that occur in it, sorted."""
         found: set[str] = set()
         for node in (*self.inputs, *self.nodes):
-            found |= attribute_names(node.type.shape)
+            found |= attribute_names(tuple([type_.shape for type_ in node.types]))
             found |= attribute_names(tuple(value for _, value in node.attrs))
         return tuple(sorted(found))
 
@@ -103,7 +108,7 @@ class _Printer:
         return ", ".join(self.names[node] for node in nodes)
 
     def _line(self, node: Node) -> str:
-        body = f"  {self.names[node]}: {node.type} = {self._value(node)}"
+        body = f"  {self.names[node]}: {node.type_text} = {self._value(node)}"
         lines = self.graph.lines.get(node)
         return f"{body:<64}  # {'; '.join(map(str, lines))}" if lines else body
 
@@ -141,8 +146,9 @@ def _array_text(array: np.ndarray[Any, Any]) -> str:
 # ----- parsing ------------------------------------------------------------------------------------
 
 _HEAD = re.compile(r"graph ([^\s(]+)\((.*)\)$")
-_PARAM = re.compile(r"%(\S+?): (\w+\[[^\]]*\](?:@[\w:]+)?)(?:, |$)")
-_LINE = re.compile(r"%(\d+): (\S+) = (\w+)\((.*)\)$")
+_TYPE = re.compile(r"\w+\[[^\]]*\](?:@[\w:]+)?")
+_PARAM = re.compile(rf"%(\S+?): ({_TYPE.pattern})(?:, |$)")
+_LINE = re.compile(r"%(\d+): (\S+|\([^=]*\)) = (\w+)\((.*)\)$")
 _COMMENT = re.compile(r"  # [^'\"]*$")
 
 
@@ -197,15 +203,22 @@ def _parse_line(interned: Interned, nodes: Mapping[str, Node], line: str) -> tup
     if match is None:
         raise ValueError(f"not a line of a graph: {line!r}")
     name, kind, op, arguments = match.groups()
-    kind_of = parse_type(kind)
     if op == "constant":
+        kind_of = parse_type(kind)
         return name, interned.constant(_parse_array(arguments, kind_of), kind_of)
     if op not in OPS:
         raise ValueError(f"unknown op {op!r} in {line!r}")
     refs = re.match(r"(?:%\w+(?:, |$))*", arguments)
     assert refs is not None
     attrs = _parse_attributes(arguments[refs.end() :])
-    return name, interned.apply(OPS[op], _refs(nodes, refs[0]), dict(attrs), kind_of)
+    return name, interned.apply(OPS[op], _refs(nodes, refs[0]), dict(attrs), _parse_types(kind))
+
+
+def _parse_types(text: str) -> TensorType | tuple[TensorType, ...]:
+    """The type of a node, or of each of its several results."""
+    if text.startswith("("):
+        return tuple(parse_type(each) for each in _TYPE.findall(text))
+    return parse_type(text)
 
 
 def _parse_attributes(text: str) -> Attrs:

@@ -22,7 +22,7 @@ from stagekit.errors import ArgumentError, DTypeError, StagekitWarning, hide_fra
 from stagekit.settings import config
 from stagekit.source import here, stack_level
 from stagekit.symbolic import Number
-from stagekit.types import WEAK, DType, TensorType, bfloat16, dtype, float32, float64
+from stagekit.types import WEAK, DType, bfloat16, dtype, float32, float64
 
 
 class Cell:
@@ -50,7 +50,7 @@ class Interpreter(ABC):
 
     @abstractmethod
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        """The op's result for operands of the right types."""
+        """The op's result for operands of the right types; a tuple where it has several."""
 
     @abstractmethod
     def constant(self, value: Any, dtype: DType) -> Any:
@@ -169,6 +169,9 @@ class Op:
     """A primitive: one declaration of type, value and derivative. See the module for each fact.
 
     infer(*types, **attrs) -> TensorType, raising ShapeError/DTypeError in the user's words
+    several   True where it has several results: `infer` gives a tuple of types, `evaluate` one of
+              arrays, a call one of tensors; `vjp` takes tuples for ct and out, where None is the
+              cotangent of a result that has none, and `jvp` gives a tuple of tangents
     evaluate  name of a NumPy ufunc, or a function (xp, *arrays, **attrs) -> array
     element   (e: Speller, out: TensorType, idx, *inputs, **attrs) -> scalar; inputs are callables
               with `.shape` and `.dtype`; or `library`, the reason there is none
@@ -188,7 +191,8 @@ class Op:
         self,
         name: str,
         *,
-        infer: Callable[..., TensorType],
+        infer: Callable[..., Any],
+        several: bool = False,
         evaluate: str | Callable[..., Any],
         element: Callable[..., Any] | None = None,
         library: str | None = None,
@@ -209,7 +213,7 @@ class Op:
         if (vjp is None) == (nondifferentiable is None):
             raise TypeError(f"op {name}: give a derivative, or the reason there is none")
         self.name, self.family, self.version = name, family, version
-        self.infer, self.evaluate = infer, evaluate
+        self.infer, self.several, self.evaluate = infer, several, evaluate
         self.element, self.library = element, library
         self.dtypes, self.vjp, self.jvp, self.batch = dtypes, vjp, jvp, batch
         self.nondifferentiable, self.checks = nondifferentiable, checks
@@ -312,6 +316,8 @@ class Op:
 
 def _rounded(out: Any) -> Any:
     """A result that was computed in float32 for bfloat16 operands."""
+    if type(out) is tuple:
+        return tuple(map(_rounded, out))
     return OPS["astype"](out, dtype=bfloat16) if dtype(out._value.dtype) is float32 else out
 
 

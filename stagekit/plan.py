@@ -5,14 +5,15 @@ Also `Cost`: operations, bytes moved and peak bytes, from the same order and lif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stagekit.evaluation import FAILURES, Array, explain, quietly, spring, type_of
 from stagekit.graph import Graph
-from stagekit.node import Node, attribute_names
+from stagekit.node import Node, attribute_names, is_projection
 from stagekit.settings import config
 from stagekit.symbolic import Expr, Formula, evaluate
 
@@ -20,7 +21,9 @@ Env = Mapping[str, Any]
 
 
 class Step(NamedTuple):
-    """One evaluation: slots of operands and result, attributes, slots that are free afterwards."""
+    """One evaluation: slots of operands and of the first result (others follow it), attributes,
+    slots that are free afterwards.
+    """
 
     node: Node
     function: Callable[..., Any]
@@ -54,13 +57,17 @@ class Plan:
         ops = []
         self._template: list[Any] = [None] * len(graph.inputs)
         for node in graph.nodes:
+            if is_projection(node):  # of a step of several results, which fill slots in a row
+                slots[node] = slots[node.inputs[0]] + dict(node.attrs)["index"]
+                continue
             slots[node] = len(self._template)
-            self._template.append(node.constant)
+            self._template += [node.constant] * len(node.types)
             if node.op is not None:
                 ops.append(node)
         self._outputs = tuple(slots[node] for node in graph.outputs)
-        last = _last_uses(ops, graph.outputs)
-        self.steps = tuple(_step(node, slots, last) for node in ops)
+        kept = {k for k, array in enumerate(self._template) if array is not None}
+        dying = _dying(ops, slots, kept.union(self._outputs))
+        self.steps = tuple(_step(node, slots, dying) for node in ops)
 
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
         return quietly(self._run, arrays, env)  # type: ignore[no-any-return]
@@ -77,13 +84,22 @@ class Plan:
                 out = function(*map(take, operands), **attrs)
             except FAILURES as error:
                 raise self._explained(node, [*map(take, operands)], attrs, error) from None
-            values[result] = out if type(out) is np.ndarray else np.asarray(out)
+            if type(out) is np.ndarray:
+                values[result] = out
+            elif node.is_several:
+                values[result : result + len(out)] = map(np.asarray, out)
+            else:
+                values[result] = np.asarray(out)
             if trap is not None:
-                assert node.op is not None
-                spring(trap, node.op, values[result], self.graph.line(node))
+                self._spring(trap, node, values[result : result + len(node.types)])
             for k in free:
                 values[k] = None
         return [values[k] for k in self._outputs]
+
+    def _spring(self, trap: str, node: Node, results: Sequence[Array]) -> None:
+        assert node.op is not None
+        for array in results:
+            spring(trap, node.op, array, self.graph.line(node))
 
     def _explained(
         self, node: Node, arrays: list[Array], attrs: Any, error: Exception
@@ -98,26 +114,28 @@ class Plan:
             assert step.node.op is not None
             freed = f"  free {', '.join(f's{k}' for k in step.free)}" if step.free else ""
             operands = ", ".join(f"s{k}" for k in step.operands)
-            lines.append(f"  s{step.result} = {step.node.op.name}({operands}){freed}")
+            slots = range(step.result, step.result + len(step.node.types))
+            results = ", ".join(f"s{k}" for k in slots)
+            lines.append(f"  {results} = {step.node.op.name}({operands}){freed}")
         return "\n".join([*lines, f"  return {', '.join(f's{k}' for k in self._outputs)}"])
 
 
-def _last_uses(ops: Sequence[Node], outputs: Sequence[Node]) -> dict[Node, list[Node]]:
-    """For each op the nodes that nothing needs after it."""
-    last: dict[Node, Node] = {}
+def _dying(
+    ops: Sequence[Node], slots: Mapping[Node, int], kept: Container[int]
+) -> dict[Node, list[int]]:
+    """For each op the slots that nothing needs after it."""
+    last: dict[int, Node] = {}
     for node in ops:
-        last[node] = node
-        for operand in node.inputs:
-            last[operand] = node
-    kept = set(outputs)
-    freed: dict[Node, list[Node]] = {}
-    for node, user in last.items():
-        if node not in kept and node.constant is None:
-            freed.setdefault(user, []).append(node)
+        last.update((slots[node] + k, node) for k in range(len(node.types)))
+        last.update((slots[operand], node) for operand in node.inputs)
+    freed: dict[Node, list[int]] = {}
+    for slot, user in last.items():
+        if slot not in kept:
+            freed.setdefault(user, []).append(slot)
     return freed
 
 
-def _step(node: Node, slots: Mapping[Node, int], last: Mapping[Node, list[Node]]) -> Step:
+def _step(node: Node, slots: Mapping[Node, int], dying: Mapping[Node, list[int]]) -> Step:
     assert node.op is not None
     attrs = dict(node.attrs)
     return Step(
@@ -127,14 +145,14 @@ def _step(node: Node, slots: Mapping[Node, int], last: Mapping[Node, list[Node]]
         slots[node],
         attrs,
         bool(attribute_names(tuple(attrs.values()))),
-        tuple(slots[dead] for dead in last.get(node, ())),
+        tuple(dying.get(node, ())),
     )
 
 
 # ----- cost ---------------------------------------------------------------------------------------
 
 _VIEWS = {
-    "alias", "barrier", "broadcast_to", "custom", "flip", "permute", "reshape", "slice",
+    "alias", "barrier", "broadcast_to", "custom", "flip", "out", "permute", "reshape", "slice",
     "stop_gradient",
 }  # fmt: skip
 
@@ -191,14 +209,11 @@ def _peak(graph: Graph, ops: Sequence[Node], sizes: Mapping[Node, int]) -> int:
 
 
 def _elements(node: Node, env: Env) -> int:
-    total = 1
-    for size in concrete(node.type.shape, env):
-        total *= size
-    return total
+    return sum(math.prod(concrete(type_.shape, env)) for type_ in node.types)
 
 
 def _bytes(node: Node, env: Env) -> int:
-    return _elements(node, env) * node.type.dtype.itemsize
+    return sum(math.prod(concrete(t.shape, env)) * t.dtype.itemsize for t in node.types)
 
 
 def _flops(node: Node, env: Env) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stagekit.graph import Graph
-from stagekit.node import Node
+from stagekit.node import Node, as_types, operand_types
 from stagekit.op import Op
 from stagekit.symbolic import Dim, Expr, Facts, Formula, evaluate, plain
 from stagekit.types import DType, TensorType
@@ -168,9 +168,10 @@ def _structure_fault(op: Op, types: Sequence[TensorType], attrs: Mapping[str, An
 def sizes_fault(node: Node, env: Env) -> str | None:
     """What is wrong with a node at these sizes: a negative size, a slice beyond its operand."""
     attrs = {name: _now(value, env) for name, value in node.attrs if name in _SIZED}
-    shape = _now(node.type.shape, env)
-    if any(n < 0 for n in shape):
-        return f"has the shape {shape}"
+    for type_ in node.types:
+        shape = _now(type_.shape, env)
+        if any(n < 0 for n in shape):
+            return f"has the shape {shape}"
     for name in ("starts", "sizes", "low", "high", "interior", "shape"):
         if any(n < 0 for n in attrs.get(name, ())):
             return f"has the attribute {name}={attrs[name]}"
@@ -235,6 +236,9 @@ def verify(graph: Graph, env: Env | None = None) -> Facts:
             fault = f"{type(error).__name__}: {error}"
         if fault is not None:
             raise ValueError(f"{graph.name}: {_described(graph, node)}: {fault}")
+    for node in graph.outputs:
+        if node.is_several:
+            raise ValueError(f"{graph.name}: {node!r} is an output: return each with out")
     facts.closed = True
     return facts
 
@@ -263,10 +267,19 @@ def _node_fault(graph: Graph, node: Node, dims: Env, hints: Env) -> str | None:
     if node.op is None:
         return _array_fault(node) if node.constant is not None else sizes_fault(node, hints)
     op, attrs = node.op, dict(node.attrs)
-    types = [x.type for x in node.inputs]
-    fault = _attribute_fault(op, attrs) or _operand_fault(op, types)
+    types = operand_types(node.inputs)
+    fault = _projection_fault(node) or _attribute_fault(op, attrs) or _operand_fault(op, types)
     fault = fault or _structure_fault(op, types, attrs) or sizes_fault(node, hints)
     return fault or _type_fault(node, dims)
+
+
+def _projection_fault(node: Node) -> str | None:
+    """Several results are operands of `out` alone, one operand each."""
+    if any(x.is_several for x in node.inputs):
+        assert node.op is not None
+        if node.op.name != "out" or len(node.inputs) > 1:
+            return "takes several results in one: take each with out"
+    return None
 
 
 def _array_fault(node: Node) -> str | None:
@@ -279,18 +292,21 @@ def _array_fault(node: Node) -> str | None:
 
 def _type_fault(node: Node, dims: Env) -> str | None:
     assert node.op is not None
-    types = [x.type.with_shape(_now(x.type.shape, dims)) for x in node.inputs]
+    types = [t.with_shape(_now(t.shape, dims)) for t in operand_types(node.inputs)]
     inferred = node.op.infer(*types, **{name: _now(value, dims) for name, value in node.attrs})
-    if inferred.stripped() != node.type:
-        return f"is declared as {node.type} and has the type {inferred.stripped()}"
-    if any(n < 0 for n in plain(inferred.shape)):
-        return f"has the shape {plain(inferred.shape)}"
+    found = as_types(inferred)
+    if tuple(t.stripped() for t in found) != node.types:
+        listed = ", ".join(str(t.stripped()) for t in found)
+        return f"is declared as {node.type_text} and has the type {listed}"
+    for type_ in found:
+        if any(n < 0 for n in plain(type_.shape)):
+            return f"has the shape {plain(type_.shape)}"
     return None
 
 
 def _described(graph: Graph, node: Node) -> str:
     if node.op is None:
-        return f"%{node.name}" if node.name else f"constant {node.type}"
+        return f"%{node.name}" if node.name else f"constant {node.type_text}"
     at = graph.line(node)
-    operands = ", ".join(str(x.type) for x in node.inputs)
+    operands = ", ".join(x.type_text for x in node.inputs)
     return f"{node.op.name} of {operands or 'nothing'}" + (f" ({at})" if at else "")

@@ -280,6 +280,21 @@ def _scatter(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
     return (pick(_ranked(1)),), run, f"{mode} repeated"
 
 
+@builder("out")
+def _out(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    index = int(rng.integers(2))
+    return (pick(_any), pick(_any)), lambda *xs: OPS[name](*xs, index=index), f"index={index}"
+
+
+@builder("eigh")
+def _eigh(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    def run(x: Any) -> Any:
+        turned = sk.tanh(sk.sum(x)) * sk.asarray([[0.0, 1.0], [1.0, 0.5]], dtype=x.dtype)
+        return OPS[name](turned + sk.asarray([[-2.0, 0.0], [0.0, 2.0]], dtype=x.dtype))[0]
+
+    return (pick(_float),), run, "eigenvalues"
+
+
 @builder("astype")
 def _astype(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if smooth:

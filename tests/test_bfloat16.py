@@ -1,5 +1,5 @@
-"""bfloat16: float32's result rounded to nearest even, op by op, with ml_dtypes' bits, in each stage;
-movement keeps bits; derivatives keep the type.
+"""bfloat16: float32's result rounded to nearest even, op by op, with the bits of ml_dtypes, in each
+stage; movement keeps bits; derivatives keep the type.
 """
 
 from __future__ import annotations
@@ -71,13 +71,18 @@ def computing() -> list[Sample]:
 @pytest.mark.parametrize("sample", computing(), ids=str)
 def test_an_op_rounds_the_result_of_float32(sample: Sample) -> None:
     narrowed = [_narrow(a) for a in sample.args]
-    out = OPS[sample.op](*map(sk.asarray, narrowed), **sample.attrs)
-    wide = OPS[sample.op](*(sk.asarray(_widen(a)) for a in narrowed), **sample.attrs)
-    assert out.dtype is (sk.bfloat16 if wide.dtype is sk.float32 else wide.dtype)
-    if out.dtype is sk.bfloat16:
-        assert bits(out) == bits(wide.numpy().astype(BF16))
-    else:
-        assert np.array_equal(out.numpy(), wide.numpy())
+    outs = OPS[sample.op](*map(sk.asarray, narrowed), **sample.attrs)
+    wides = OPS[sample.op](*(sk.asarray(_widen(a)) for a in narrowed), **sample.attrs)
+    for out, wide in zip(_several(outs), _several(wides), strict=True):
+        assert out.dtype is (sk.bfloat16 if wide.dtype is sk.float32 else wide.dtype)
+        if out.dtype is sk.bfloat16:
+            assert bits(out) == bits(wide.numpy().astype(BF16))
+        else:
+            assert np.array_equal(out.numpy(), wide.numpy())
+
+
+def _several(out: Any) -> tuple[Any, ...]:
+    return out if isinstance(out, tuple) else (out,)
 
 
 def _narrow(a: Any) -> Any:

@@ -136,6 +136,12 @@ class _Spy(Overlay):
         self.made[id(value)] = value
         return cell
 
+    def _result(self, out: Any, flows: bool) -> Any:
+        value = self.below.read(self._made(out))
+        if flows:
+            self.flowing.add(id(value))
+        return out
+
     def constant(self, value: Any, dtype: Any) -> Any:
         return self._made(self.below.constant(value, dtype))
 
@@ -146,10 +152,11 @@ class _Spy(Overlay):
         return self._made(self.below.literal(array))
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        out = self._made(super().apply(op, args, attrs))
-        if self.transparent and op.vjp is not None and any(map(self.differentiates, args)):
-            self.flowing.add(id(self.below.read(out)))
-        return out
+        out = super().apply(op, args, attrs)
+        flows = self.transparent and op.vjp is not None and any(map(self.differentiates, args))
+        if op.several:
+            return tuple([self._result(each, flows) for each in out])
+        return self._result(out, flows)
 
     def differentiates(self, cell: Any) -> bool:
         seen = self._seen(cell)

@@ -108,9 +108,9 @@ class Record(NamedTuple):
 class CallRecord:
     """A whole call that a tape saw as one entry: the cotangents of its results go back together.
 
-    `pullback` takes those of the results seen (by index, zeros where no gradient came), the indices
-    of the inputs wanted, and the cotangents that these have `so_far` (None: zero); it gives them
-    with its own added.
+    `pullback` takes those that there are (by the index of the result), the indices of the inputs
+    wanted, and the cotangents that these have `so_far` (None: zero); it gives them with its own
+    added.
     """
 
     inputs: Sequence[Any]
@@ -124,13 +124,10 @@ class CallRecord:
 
     def pull(self, cts: Cotangents) -> None:
         taken = {index: cts.take(value) for index, value in self.outs.items()}
+        given = {index: ct for index, ct in taken.items() if ct is not None}
         wanted = self._wanted(cts.useful)
-        if not wanted or all(ct is None for ct in taken.values()):
+        if not wanted or not given:
             return
-        given = {
-            index: ops.zeros_like(Tensor(self.outs[index])) if ct is None else ct
-            for index, ct in taken.items()
-        }
         keys = [id(self.inputs[i]) for i in wanted]
         so_far = [cts.known.pop(key, None) for key in keys]  # once, where a value is given twice
         with attributed(self.line) if self.line else nullcontext():
@@ -222,14 +219,46 @@ class Tape(Over):
             values = self.values
             for value in inputs:
                 if id(value) in values:
-                    self._record(op, inputs, self.below.read(out), attrs)
+                    if op.several:
+                        self._record_several(op, inputs, list(map(read, out)), attrs)
+                    else:
+                        self._record(op, inputs, read(out), attrs)
                     break
         return out
+
+    def _record_several(
+        self, op: Op, inputs: list[Any], outs: list[Any], attrs: dict[str, Any]
+    ) -> None:
+        """An op of several results: its rule takes their cotangents together."""
+        rule = op.vjp
+        assert rule is not None
+
+        def share(i: int, cts: dict[int, Any]) -> Any:
+            given = tuple([cts.get(k) for k in range(len(outs))])
+            results = tuple([Tensor(value) for value in outs])
+            return rule(i, given, results, [Tensor(value) for value in inputs], attrs)
+
+        def pullback(cts: dict[int, Any], wanted: list[int], so_far: list[Any]) -> list[Any]:
+            return plus(so_far, [share(i, cts) for i in wanted])
+
+        self._note(inputs, outs, pullback, self._line())
+
+    def _note(
+        self, inputs: Sequence[Any], outs: Sequence[Any], pullback: Any, line: Location | None
+    ) -> None:
+        """A record of several results; each float one now depends on the inputs."""
+        floats = {k: value for k, value in enumerate(outs) if value.dtype.kind in INEXACT}
+        self.values.update((id(value), value) for value in floats.values())
+        self.records.append(CallRecord(inputs, floats, pullback, line))
+
+    def _line(self) -> Location | None:
+        """The user's line, which a record keeps while staging."""
+        return here() if self.base.traces else None
 
     def _record(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
         if out.dtype.kind not in INEXACT:
             return
-        line = here() if self.base.traces else None
+        line = self._line()
         self.values[id(out)] = out
         if op is ops.custom:
             self._record_rule(attrs["rule"], inputs[1:], attrs["index"], out, line)
@@ -242,14 +271,16 @@ class Tape(Over):
         """One more result of a call, which is recorded where its first result was."""
 
         def pullback(cts: dict[int, Any], wanted: list[int], so_far: list[Any]) -> Sequence[Any]:
-            return rule.pull(cts, [Tensor(value) for value in inputs], wanted, so_far)
+            zeros = {k: ops.zeros_like(Tensor(y)) for k, y in outs.items() if k not in cts}
+            return rule.pull(cts | zeros, [Tensor(value) for value in inputs], wanted, so_far)
 
         key = (id(rule), *map(id, inputs))
         call = self.calls.get(key)
+        outs = {} if call is None else call.outs
         if call is None:
-            call = self.calls[key] = CallRecord(inputs, {}, pullback, line)
-            self.records.append(call)
-        call.outs[index] = out
+            self.calls[key] = CallRecord(inputs, outs, pullback, line)
+            self.records.append(self.calls[key])
+        outs[index] = out
 
     def record_call(
         self, inputs: Sequence[Any], outs: Sequence[Any], pullback: Callable[[list[Any]], list[Any]]
@@ -263,10 +294,7 @@ class Tape(Over):
             shares = pullback([cts.get(k) for k in range(len(outs))])
             return plus(so_far, [shares[i] for i in wanted])
 
-        for value in outs:
-            self.watch(value)
-        floats = {k: value for k, value in enumerate(outs) if value.dtype.kind in INEXACT}
-        self.records.append(CallRecord(inputs, floats, pull, None))
+        self._note(inputs, outs, pull, None)
 
     def pull(
         self,
@@ -362,15 +390,34 @@ class Dual(Over):
             known = self.tangents
             for value in inputs:
                 if id(value) in known:
-                    self._push(op, inputs, self.below.read(out), attrs)
+                    if op.several:
+                        self._push_several(op, inputs, out, attrs)
+                    else:
+                        self._push(op, inputs, self.below.read(out), attrs)
                     break
         return out
+
+    def _tangents(self, inputs: list[Any]) -> list[Any]:
+        pairs = [self.tangents.get(id(value)) for value in inputs]
+        return [None if pair is None else pair[1] for pair in pairs]
+
+    def _push_several(
+        self, op: Op, inputs: list[Any], outs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> None:
+        """An op of several results: its rule gives a tangent for each."""
+        assert op.jvp is not None
+        tangents, values = self._tangents(inputs), [self.below.read(out) for out in outs]
+        with using(self.below):
+            cells = [Tensor(value) for value in inputs]
+            pushed = op.jvp(tangents, tuple(map(Tensor, values)), cells, attrs)
+        for value, tangent in zip(values, pushed, strict=True):
+            if tangent is not None and value.dtype.kind in INEXACT:
+                self.tangents[id(value)] = (value, tangent)
 
     def _push(self, op: Op, inputs: list[Any], out: Any, attrs: dict[str, Any]) -> None:
         if out.dtype.kind not in INEXACT:
             return
-        pairs = [self.tangents.get(id(value)) for value in inputs]
-        tangents = [None if pair is None else pair[1] for pair in pairs]
+        tangents = self._tangents(inputs)
         with using(self.below):
             if op is ops.custom:
                 tangent = self._push_joint(attrs["rule"], tangents[1:], inputs[1:], attrs["index"])

@@ -24,16 +24,26 @@ class Eager(Interpreter):
     def __init__(self) -> None:
         self.base = self.below = self
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Tensor:
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         try:
             out = quiet.run(op.numpy, *[a._value for a in args], **attrs)
         except (*FAILURES, RuntimeError) as error:
             out = self._again(op, args, attrs, error)
         if type(out) is not np.ndarray:
+            if op.several:
+                return self._results(op, out)
             out = np.asarray(out)
         if config.trap is not None:
             spring(config.trap, op, out)
         return Tensor(out)
+
+    def _results(self, op: Op, outs: Any) -> tuple[Tensor, ...]:
+        """Several results as tensors."""
+        arrays = [np.asarray(out) for out in outs]
+        if config.trap is not None:
+            for array in arrays:
+                spring(config.trap, op, array)
+        return tuple(map(Tensor, arrays))
 
     def _again(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any], error: Exception) -> Any:
         """The result after all (a nested call, a value of a trace), or the contract's error."""

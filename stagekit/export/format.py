@@ -187,7 +187,8 @@ class _Encoder:
 
     def _node(self, node: Node, place: Mapping[Node, int], graph: Graph) -> Json:
         lines = self._line_numbers(graph.lines.get(node, ()))
-        common = {"type": _type_json(node.type), "lines": lines}
+        types = [_type_json(type_) for type_ in node.types]
+        common = {"type": types if node.is_several else types[0], "lines": lines}
         if node.op is None:
             assert node.constant is not None
             return {"constant": self._constant(node.constant), **common}
@@ -408,20 +409,21 @@ class _Decoder:
     def _input(self, serial: int, entry: Json, symbols: frozenset[str]) -> Node:
         name, type_ = _fields(entry, "name", "type")
         _require(isinstance(name, str) and name.isidentifier(), f"the input {name!r} is no name")
-        return Node(serial, None, (), (), _type(type_, symbols), name)
+        return Node(serial, None, (), (), (_type(type_, symbols),), name)
 
     def _node(self, entry: Json, made: Sequence[Node], symbols: frozenset[str]) -> Node:
         if isinstance(entry, dict) and "constant" in entry:
             constant, kind, _ = _fields(entry, "constant", "type", "lines")
             type_ = _type(kind, frozenset())
-            return Node(len(made), None, (), (), type_, constant=self._array(constant, type_))
+            return Node(len(made), None, (), (), (type_,), constant=self._array(constant, type_))
         name, version, inputs, attrs, kind, _ = _fields(
             entry, "op", "version", "inputs", "attrs", "type", "lines"
         )
         operands = tuple(made[_place(k, len(made))] for k in _list(inputs))
-        return Node(
-            len(made), _op(name, version), operands, _attrs(attrs, symbols), _type(kind, symbols)
-        )
+        op = _op(name, version)
+        _require(op.several == isinstance(kind, list), f"the type of {name} is {str(kind)[:200]}")
+        types = tuple(_type(each, symbols) for each in (kind if op.several else [kind]))
+        return Node(len(made), op, operands, _attrs(attrs, symbols), types)
 
     def _array(self, entry: Json, type_: TensorType) -> Array:
         if isinstance(entry, dict) and "buffer" in entry:

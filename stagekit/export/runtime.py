@@ -243,7 +243,9 @@ def _require_sizes(graph: Graph, env: Mapping[str, int]) -> None:
 
 
 # Ops whose result is a view of their operand whatever its layout. A reshape may copy.
-_VIEWS = frozenset(["broadcast_to", "permute", "flip", "slice", "barrier", "stop_gradient"])
+_VIEWS = frozenset(
+    ["broadcast_to", "permute", "flip", "slice", "barrier", "stop_gradient", "out"]
+)
 
 
 def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:
@@ -269,8 +271,7 @@ def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:
 
 
 def _size(node: Node, env: Mapping[str, int]) -> int:
-    elements: int = math.prod(concrete(node.type.shape, env))
-    return elements * node.type.dtype.itemsize
+    return sum(math.prod(concrete(t.shape, env)) * t.dtype.itemsize for t in node.types)
 
 
 def _as_array(signature: Signature, place: int, value: Any, wanted: TensorType) -> Array:

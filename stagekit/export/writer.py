@@ -219,7 +219,7 @@ class _Packer:
                 arguments[cell.argument] = self.made[node] = self._node(node)
             elif self.store.freeze:
                 array = _array_of(cell.obj)
-                self.made[node] = Node(self._next(), None, (), (), node.type, constant=array)
+                self.made[node] = Node(self._next(), None, (), (), node.types, constant=array)
             else:
                 name = self.store.name(cell.obj, cell.path, node)
                 self.reads[name] = self.made[node] = self._node(node)
@@ -231,7 +231,7 @@ class _Packer:
 
     def _node(self, old: Node) -> Node:
         operands = tuple(self.made[x] for x in old.inputs)
-        return Node(self._next(), old.op, operands, old.attrs, old.type, old.name, old.constant)
+        return Node(self._next(), old.op, operands, old.attrs, old.types, old.name, old.constant)
 
     def _nodes(self) -> None:
         """Every node again; one with a derivative of its own stays as its value alone."""

@@ -170,6 +170,32 @@ custom = Op(
     """,
 )
 
+def _out_type(*xs: TensorType, index: int) -> TensorType:
+    if not 0 <= index < len(xs):
+        raise ArgumentError(f"out: there is no result {index} of {len(xs)}", fix="count from 0")
+    return xs[index]
+
+
+def _out_batch(size: Any, args: Any, mapped: Any, attrs: Any) -> Any:
+    x = args[attrs["index"]]
+    return _out(x if mapped[attrs["index"]] else ops.broadcast_to(x, (size, *x.shape)), index=0)
+
+
+_out: Op = Op(
+    "out",
+    infer=_out_type,
+    evaluate=lambda xp, *xs, index: xs[index].view(),
+    element=lambda e, out, idx, *xs, index: xs[index](*idx),
+    vjp=lambda i, ct, out, xs, attrs: ct if i == attrs["index"] else None,
+    jvp=lambda tangents, out, xs, attrs: tangents[attrs["index"]],
+    batch=_out_batch,
+    doc="""One of its operands: in a graph, of the several results of one node.
+
+    >>> _out(ops.asarray([1.0]), ops.asarray([2.0]), index=1)
+    tensor([2.], dtype=float32)
+    """,
+)
+
 # ----- conversion ---------------------------------------------------------------------------------
 
 

@@ -376,7 +376,7 @@ def _rebuilt(
         else:
             assert node.op is not None
             operands = tuple(made[x] for x in node.inputs)
-            made[node] = interned.apply(node.op, operands, dict(node.attrs), node.type)
+            made[node] = interned.apply(node.op, operands, dict(node.attrs), node.types)
         if node in staging.lines:
             lines[made[node]] = staging.lines[node]
     checks = tuple(made[n] for n in staging.checks if n in late and n in made)

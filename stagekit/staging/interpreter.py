@@ -17,7 +17,7 @@ from stagekit.eager.interpreter import as_array
 from stagekit.errors import DataDependentError, LeakedTensorError, StagekitError
 from stagekit.evaluation import FAILURES, Array, explain, present, quietly, scalar, spring
 from stagekit.narrow import exported
-from stagekit.node import Interned, Node
+from stagekit.node import Interned, Node, as_types
 from stagekit.op import OPS, Interpreter, Op
 from stagekit.settings import config
 from stagekit.source import Location, here
@@ -245,29 +245,43 @@ class Staging(Interpreter):
     def shape(self, cell: Any) -> tuple[Any, ...]:
         return self.read(cell).shape
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Tensor:
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         operands = [self.read(a) for a in args]
         self.line = here()
         types = [operand.type for operand in operands]
         try:
-            type_ = op.infer(*types, **attrs)
+            inferred = op.infer(*types, **attrs)
         except StagekitError as error:
             raise error.located(self.line) from None
-        array = self._evaluated(op, operands, types, attrs)
+        arrays = self._evaluated(op, operands, types, attrs, len(as_types(inferred)))
         if op.transparent:
             node = operands[0].node
         else:
-            node = self.interned.apply(op, tuple(x.node for x in operands), attrs, type_)
+            node = self.interned.apply(op, tuple(x.node for x in operands), attrs, inferred)
             self._noted(node)
             if op.checks:
                 self.checks.append(node)
-        return self._tensor(node, type_, array)
+        if not op.several:
+            return self._tensor(node, inferred, arrays[0])
+        return tuple([self._out(node, k, *each) for k, each in enumerate(zip(inferred, arrays))])
+
+    def _out(self, node: Node, index: int, type_: TensorType, array: Array | None) -> Tensor:
+        """One of several results."""
+        out = self.interned.apply(OPS["out"], (node,), {"index": index}, type_)
+        self._noted(out)
+        return self._tensor(out, type_, array)
 
     def _evaluated(
-        self, op: Op, operands: Sequence[Traced], types: list[TensorType], attrs: dict[str, Any]
-    ) -> Array | None:
+        self,
+        op: Op,
+        operands: Sequence[Traced],
+        types: list[TensorType],
+        attrs: dict[str, Any],
+        count: int,
+    ) -> Sequence[Array | None]:
+        """The arrays of the `count` results, where this trace has values."""
         if not self.concolic:
-            return None
+            return [None] * count
         arrays = [operand.array for operand in operands]
         now = {key: present(value) for key, value in attrs.items()}
         try:
@@ -276,10 +290,11 @@ class Staging(Interpreter):
             if self.left is None:  # Python may catch it: a branch that depends on values
                 self.left = Left(f"an error of {op.name}", self.line)
             raise explain(op, types, attrs, error, self.line) from None
-        array: Array = out if type(out) is np.ndarray else np.asarray(out)
+        found = [np.asarray(each) for each in (out if op.several else (out,))]
         if config.trap is not None:
-            spring(config.trap, op, array, self.line)
-        return array
+            for array in found:
+                spring(config.trap, op, array, self.line)
+        return found
 
     def _noted(self, node: Node) -> None:
         line, known = self.line, self.lines.get(node, ())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagekit.graph import Graph
-from stagekit.node import Node
+from stagekit.node import Node, is_projection
 from stagekit.op import current
 from stagekit.plan import concrete
 from stagekit.source import attributed
@@ -24,6 +24,9 @@ def replay(graph: Graph, inputs: Sequence[Any], env: Mapping[str, Any]) -> list[
             values[node] = interpreter.literal(node.constant)
             continue
         attrs = {key: concrete(value, env) for key, value in node.attrs}
+        if is_projection(node):
+            values[node] = values[node.inputs[0]][attrs["index"]]
+            continue
         with attributed(graph.line(node)):
             values[node] = node.op(*(values[operand] for operand in node.inputs), **attrs)
     return [values[node] for node in graph.outputs]

@@ -14,7 +14,7 @@ import numpy as np
 
 from stagekit.errors import StagekitError
 from stagekit.graph import Graph
-from stagekit.node import Interned, Node
+from stagekit.node import Interned, Node, operand_types
 from stagekit.op import OPS, Op, using
 from stagekit.source import Location
 from stagekit.staging.interpreter import Staging
@@ -39,8 +39,8 @@ class Builder:
 
     def apply(self, op: str, *inputs: Node, **attrs: Any) -> Node:
         rule = OPS[op]
-        kind = rule.infer(*(node.type for node in inputs), **attrs)
-        return self.interned.apply(rule, inputs, attrs, kind)
+        inferred = rule.infer(*operand_types(inputs), **attrs)
+        return self.interned.apply(rule, inputs, attrs, inferred)
 
     def constant(self, value: Any, type: TensorType) -> Node:
         return self.interned.constant(np.array(value, type.dtype.numpy), type)
@@ -175,7 +175,7 @@ def _again(node: Node, made: Mapping[Node, Node], build: Builder) -> Node:
         assert node.constant is not None
         return build.interned.constant(node.constant, node.type)
     inputs = tuple(made[x] for x in node.inputs)
-    return build.interned.apply(node.op, inputs, dict(node.attrs), node.type)
+    return build.interned.apply(node.op, inputs, dict(node.attrs), node.types)
 
 
 def _improved(
@@ -200,6 +200,6 @@ def _first(
             better = each.apply(node, build)
         except StagekitError:  # the right side does not fit these types
             continue
-        if better is not None and better is not node and better.type == node.type:
+        if better is not None and better is not node and better.types == node.types:
             return each, better
     return None

@@ -46,6 +46,11 @@ class Sample:
     def call(self) -> Tensor:
         return OPS[self.op](*self.tensors(), **self.attrs)
 
+    def results(self) -> tuple[Tensor, ...]:
+        """The results of the call, of which an op may have several."""
+        out: Any = self.call()
+        return out if OPS[self.op].several else (out,)
+
     def operands(self) -> list[np.ndarray]:
         """The operands as NumPy arrays of the types the op casts them to."""
         kinds = [weak_type(a) or dtype(a.dtype) for a in self.args]

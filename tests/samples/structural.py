@@ -94,6 +94,16 @@ def _custom(name: str, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample(name, args, attrs, False, kind)
 
 
+@generator("out")
+def _out(name: str, rng: np.random.Generator) -> Iterator[Sample]:
+    for kind in ALL:
+        yield Sample(name, (random(rng, kind, (2, 3)),), {"index": 0}, False, kind)
+    for shape in ((2, 3), (), (0, 2)):
+        pair = random(rng, "float64", shape), random(rng, "float64", (4,))
+        yield Sample(name, pair, {"index": 0}, True, f"shape {shape}")
+        yield Sample(name, pair[::-1], {"index": 1}, True, f"shape {shape}, second")
+
+
 def movement(name: str, rng: np.random.Generator, *cases: tuple[Any, dict[str, Any]]) -> Any:
     """An op that moves elements: the cases in float64, the first in every type and layout."""
     for shape, attrs in cases:
