@@ -55,7 +55,7 @@ PUBLIC = {
         TraceError
     """,
 }
-MODULES = "export nn testing"  # public names that are submodules
+MODULES = "export fft nn testing"  # public names that are submodules
 
 _places = {
     name: (module, attribute or name)

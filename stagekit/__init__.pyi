@@ -7,6 +7,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 import numpy as np
 
 from stagekit import export as export
+from stagekit import fft as fft
 from stagekit import nn as nn
 from stagekit import testing as testing
 from stagekit.autodiff import GradientTape as GradientTape

@@ -163,13 +163,17 @@ def promote(operands: Sequence[DType | type], op: str = "result_type") -> DType:
     for d in weak:
         if result is None or RANK[d.kind] > RANK[result.kind]:
             real = result is not None and result.kind == "float"
-            result = _complex_of(result) if real and d.kind == "complex" else d
+            result = complex_of(result) if real and d.kind == "complex" else d
     assert result is not None, "promote needs an operand"
     return result
 
 
-def _complex_of(d: DType | None) -> DType:
-    """The complex type whose parts hold the numbers of a float type."""
+def complex_of(d: DType | None) -> DType:
+    """The complex type whose parts hold the numbers of a real type.
+
+    >>> complex_of(float64), complex_of(float16)
+    (complex128, complex64)
+    """
     return complex128 if d is float64 else complex64
 
 

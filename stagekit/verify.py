@@ -53,6 +53,7 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "expr": _is_number,
     "high": _all(_is_size),
     "index": _is_integer,
+    "inverse": lambda value: type(value) is bool,
     "interior": _all(_is_integer),
     "low": _all(_is_size),
     "mode": lambda value: value in _MODES,

@@ -295,6 +295,22 @@ def _eigh(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Buil
     return (pick(_float),), run, "eigenvalues"
 
 
+@builder("dft", "rdft", "irdft")
+def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    inverse = bool(rng.random() < 0.5)
+
+    def run(x: Any) -> Any:
+        x = x[:1] + sk.zeros((3, *(1 for _ in x.shape[1:])), dtype=x.dtype)
+        if name == "rdft":
+            return sk.imag(OPS[name](x, axis=0))
+        if name == "irdft":
+            return OPS[name](x * (1 + 2j), axis=0, size=5)
+        z = OPS[name](x * (1 + 2j), axis=0, inverse=inverse)
+        return sk.real(z) - sk.imag(z)
+
+    return (pick(lambda x: _float(x) and x.ndim > 0),), run, f"inverse={inverse}"
+
+
 @builder("astype")
 def _astype(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if smooth:

@@ -26,6 +26,7 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
+    "fourier",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
@@ -36,7 +37,7 @@ INTERNAL = {
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "eigh", "gather", "matmul", "scatter"}
+NEVER_0D = {"concat", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}

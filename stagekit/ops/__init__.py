@@ -158,7 +158,7 @@ from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
 from stagekit.symbolic import maximum as maximum_size
 
-from stagekit.ops import linalg, methods  # noqa: F401  # isort: skip
+from stagekit.ops import fourier, linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
     "abs", "acos", "acosh", "add", "aligned", "angle", "asin", "asinh", "atan", "atan2", "atanh",
