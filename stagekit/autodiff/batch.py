@@ -84,7 +84,7 @@ class Batch(Over):
         return tuple(map(self.mark, out)) if type(out) is tuple else self.mark(out)
 
     def _require_fit(self, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> None:
-        """Raise what the op says of operands as the function sees them: its error has their sizes."""
+        """Raise what the op says of operands as the function sees them, in these sizes."""
         types = [TensorType(dtype(a._value.dtype), self.shape(a)) for a in args]
         try:
             op.infer(*types, **attrs)
@@ -190,7 +190,8 @@ class BatchedRule:
         with using(batch):
             lanes = {k: batch.entering(ct) for k, ct in cts.items()}
             shares = self.rule.pull(lanes, self._operands(batch, xs), wanted, [None] * len(wanted))
-        return plus(so_far, [self._whole(batch, *pair) for pair in zip(wanted, shares, strict=True)])
+        pairs = zip(wanted, shares, strict=True)
+        return plus(so_far, [self._whole(batch, i, share) for i, share in pairs])
 
     def _operands(self, batch: Batch, xs: Sequence[Any]) -> list[Any]:
         return [batch.mark(x) if m else x for x, m in zip(xs, self.mapped, strict=True)]

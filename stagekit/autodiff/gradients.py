@@ -354,8 +354,9 @@ def jacobian(
     """The Jacobian function: for each result and argument leaf a tensor `out.shape + in.shape`.
 
     `mode` is "rev" (one pass for all elements of an output), "fwd" (one for all of an input) or
-    None: by whether there are fewer output or input elements. Trees of results hold trees of arguments. Raises DTypeError for integers
-    and for results that are no tensors. Source: `jax.jacobian`.
+    None: by whether there are fewer output or input elements. Trees of results hold trees of
+    arguments. Raises DTypeError for integers and for results that are no tensors. Source:
+    `jax.jacobian`.
 
     >>> import stagekit as sk
     >>> sk.jacobian(lambda x: x * x)(sk.asarray([1.0, 2.0]))
