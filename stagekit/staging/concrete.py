@@ -227,7 +227,7 @@ class ConcreteFunction:
     def _run_batched(self, batch: Batch, cells: Sequence[Any], env: Env) -> list[Any]:
         mask = tuple(map(batch.maps, cells))
         with using(batch.below):
-            if not any(mask) and not self._draws:
+            if not any(mask) and not (batch.draws and self._draws):
                 return self.run(cells, env)
             env = {**env, self._lanes: batch.size}
             make = partial(self._make_batched, batch.draws)
