@@ -594,7 +594,9 @@ def test_custom_rules_in_both_orders(fn: Any, axes: Any) -> None:
         close(sk.jvp(whole, args, tangents)[1], along)
         pushes = loop(
             lambda x, y, tx, ty: sk.jvp(of_lane, (x, y), (tx, ty))[1],
-            *args, *tangents, in_axes=axes * 2,
+            *args,
+            *tangents,
+            in_axes=axes * 2,
         )
         got = sk.vmap(lambda x, y, tx, ty: sk.jvp(of_lane, (x, y), (tx, ty))[1], axes * 2)
         close(got(*args, *tangents), pushes)
