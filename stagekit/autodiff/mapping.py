@@ -45,7 +45,8 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
         leaves, spec = tree.flatten((args, kwargs))
         for k, entry in enumerate(entries):
             if entry.axis is not None:
-                leaves[k] = batch.entering(ops.moveaxis(entry.tensor, entry.axis, 0))
+                front = ops.moveaxis(entry.tensor, entry.axis, 0) if entry.axis else entry.tensor
+                leaves[k] = batch.entering(front)
         args, kwargs = tree.unflatten(spec, leaves)
         with using(batch):
             out = fn(*args, **kwargs)

@@ -500,16 +500,21 @@ class GradientTape:
                 "a tape from outside is used inside a staged function, whose graph it cannot see",
                 fix="begin the tape inside, or use stop_gradient",
             ).located(here())
-        if current().batch is not self._tape.batch:
+        return self._tape
+
+    def _beside(self) -> Tape:
+        """The tape, where values are what they were when it began: of one lane, or of none."""
+        tape = self._active()
+        if current().batch is not tape.batch:
             raise TraceError(
                 "a tape is used inside a vmap but begun outside of it, or the other way round",
                 fix="begin and use the tape on the same side",
             ).located(here())
-        return self._tape
+        return tape
 
     def watch(self, tensor: Any) -> None:
         """Follow the value that each tensor of a tree holds now. Raises DTypeError for others."""
-        tape = self._active()
+        tape = self._beside()
         for leaf in _tensors("watch", "tensor", tensor)[0]:
             self._watched[id(leaf)] = (leaf, tape.follow(leaf))
 
@@ -556,7 +561,7 @@ class GradientTape:
         return tree.unflatten(spec, found)
 
     def _unused(self) -> Tape:
-        tape = self._active()
+        tape = self._beside()
         if self._used:
             raise TraceError(
                 "gradient: this tape has been used",
