@@ -914,6 +914,14 @@ def test_errors_say_what_and_where(case: int) -> None:
     assert not OUT[0].item()
 
 
+def test_an_op_without_a_rule_is_refused() -> None:
+    with (
+        planted(OPS["exp"], batch=None),
+        pytest.raises(TraceError, match=r"vmap: exp has no batching rule\n.*in "),
+    ):
+        sk.vmap(sk.exp)(X)
+
+
 def test_an_error_leaves_the_interpreter_as_it_was() -> None:
     before = current()
     with pytest.raises(DataDependentError):

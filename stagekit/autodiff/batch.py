@@ -12,7 +12,7 @@ from typing import Any, final
 from weakref import WeakValueDictionary
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, DataDependentError, StagekitError, TraceError
+from stagekit.errors import DataDependentError, StagekitError, TraceError
 from stagekit.op import OPS, Interpreter, Op, Over, current, using
 from stagekit.ops.batching import spread
 from stagekit.source import here
@@ -80,7 +80,9 @@ class Batch(Over):
             elif callable(op.batch):
                 out = op.batch(self.size, args, mapped, attrs)
             else:
-                raise ArgumentError(f"vmap: {op.name} has no rule: {op.batch}").located(here())
+                raise TraceError(
+                    f"vmap: {op.name} has no batching rule", fix="call it in a loop, and stack"
+                ).located(here())
         return tuple(map(self.mark, out)) if type(out) is tuple else self.mark(out)
 
     def _require_fit(self, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> None:
