@@ -72,7 +72,8 @@ def lanes_of(x: np.ndarray) -> list[np.ndarray]:
         return [np.roll(x, j).reshape(x.shape) for j in range(LANES)]
     if x.dtype.kind == "f":
         return [np.asarray(x * (1 + j / 2), x.dtype) for j in range(LANES)]
-    return [np.asarray(x ^ (j == 1) if x.dtype.kind == "b" else x - j) for j in range(LANES)]
+    moved = [x ^ (j == 1) if x.dtype.kind == "b" else x - j for j in range(LANES)]
+    return [np.asarray(each, x.dtype) for each in moved]
 
 
 def subsets(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
