@@ -42,7 +42,7 @@ PUBLIC = {
     "stagekit.placement": "device devices",
     "stagekit.autodiff": """
         GradientTape checkpoint custom_jvp custom_vjp grad hessian hvp jacobian jvp stop_gradient
-        value_and_grad vjp
+        value_and_grad vjp vmap
     """,
     "stagekit.tree": "register_pytree",
     "stagekit.saving": "load save",

@@ -38,15 +38,16 @@ class Cell:
 
 
 class Interpreter(ABC):
-    """One way to run ops. `Eager` and `Staging` are bases, `Tape` and `Dual` stand over them.
+    """One way to run ops. `Eager`, `Staging` are bases; `Tape`, `Dual`, `Batch` stand over them.
 
     `base` is the bottom of the stack (itself, for a base), `below` the next one down; `traces` says
-    whether the base makes a graph.
+    whether the base makes a graph; `batch` is the innermost `Batch` of the stack, if there is one.
     """
 
     base: Interpreter
     below: Interpreter
     traces = False
+    batch: Any = None
 
     @abstractmethod
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
@@ -82,6 +83,14 @@ class Interpreter(ABC):
     def differentiates(self, cell: Any) -> bool:
         """Whether a derivative flows through what the cell holds."""
         return False
+
+    def primal(self) -> Interpreter:
+        """This stack without the interpreters that differentiate."""
+        return self
+
+    def own(self, cell: Any) -> Any:
+        """What a cell holds, as a value that no tape follows: one that goes into a Variable."""
+        return self.read(self.apply(OPS["alias"], (cell,), {}))
 
     def serial(self) -> int:
         """A number that tells one barrier from another in a graph."""
@@ -180,7 +189,9 @@ class Op:
     jvp       (tangents, out, inputs, attrs) -> tangent of the output; None marks a zero tangent
     nondifferentiable  the reason there is no derivative
     batch     (size, args, mapped, attrs) -> out for `sk.vmap`: operands marked in `mapped` have one
-              more axis of that size in front, and so has the result
+              more axis of that size in front, and so has the result (or each of several); or the
+              reason there is no rule. It is asked only where an operand is mapped
+    per_lane  True where `vmap` asks `batch` even if no operand is mapped: a draw is another a lane
     checks    True where it can fail on values: never dropped as unused
     moves     True where results hold nothing but elements of operands, of any type: bfloat16 too,
               in which no other op computes
@@ -200,7 +211,8 @@ class Op:
         vjp: Callable[..., Any] | None = None,
         jvp: Callable[..., Any] | None = None,
         nondifferentiable: str | None = None,
-        batch: Callable[..., Any] | None = None,
+        batch: Callable[..., Any] | str | None = None,
+        per_lane: bool = False,
         checks: bool = False,
         moves: bool = False,
         transparent: bool = False,
@@ -215,7 +227,8 @@ class Op:
         self.name, self.family, self.version = name, family, version
         self.infer, self.several, self.evaluate = infer, several, evaluate
         self.element, self.library = element, library
-        self.dtypes, self.vjp, self.jvp, self.batch = dtypes, vjp, jvp, batch
+        self.dtypes, self.vjp, self.jvp = dtypes, vjp, jvp
+        self.batch, self.per_lane = batch, per_lane
         self.nondifferentiable, self.checks = nondifferentiable, checks
         self.moves, self.transparent = moves, transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
@@ -346,13 +359,13 @@ def weak_type(obj: Any) -> type | None:
 OPS: dict[str, Op] = {}
 
 
-
 class Over(Interpreter):
     """An interpreter over another: all that it does not say itself is said below."""
 
     def __init__(self, below: Interpreter) -> None:
         self.below = below
         self.base = below.base
+        self.batch = below.batch
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return self.below.apply(op, args, attrs)
@@ -377,6 +390,12 @@ class Over(Interpreter):
 
     def differentiates(self, cell: Any) -> bool:
         return self.below.differentiates(cell)
+
+    def primal(self) -> Interpreter:
+        return self.below.primal()
+
+    def own(self, cell: Any) -> Any:
+        return self.below.own(cell)
 
     def shape(self, cell: Any) -> tuple[Any, ...]:
         return self.below.shape(cell)

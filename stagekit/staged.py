@@ -148,7 +148,8 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             arguments = self._binding.bind(*args, **kwargs)
-            if current().base.traces or runs_eagerly():
+            interpreter = current()
+            if interpreter.base.traces or interpreter.batch is not None or runs_eagerly():
                 return self._inline(arguments)
             call = self._taken_apart(arguments)
             family = self._cache.families.get(call.key)
@@ -177,7 +178,7 @@ class Function:
                 call.copies.settle()
 
     def _inline(self, arguments: dict[str, Any]) -> Any:
-        """The Python function in another trace, or where staging is off; no cache is asked."""
+        """The Python function in a trace or a `vmap`, or where staging is off; asks no cache."""
         with _strict(self.options.control):
             return self._run_python(self._taken_apart(arguments))
 

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from stagekit.op import OPS, Cell, current
+from stagekit.op import Cell, current
 from stagekit.types import DType, dtype, shape_text
 
 
@@ -46,7 +46,7 @@ class Tensor(Cell):
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return len(self._value.shape)
+        return len(current().shape(self))
 
     @property
     def size(self) -> Any:
@@ -106,10 +106,10 @@ class Variable(Tensor):
 
 def own(cell: Cell) -> Any:
     """What a cell holds, as a value that no tape follows: one that goes into a Variable."""
-    base = current().base
-    return base.read(base.apply(OPS["alias"], (Tensor(current().read(cell)),), {}))
+    interpreter = current()
+    return interpreter.own(Tensor(interpreter.read(cell)))
 
 
 def describe(cell: Cell) -> str:
     """A tensor in a message: `float32 (3, 4)`."""
-    return f"{dtype(cell._value.dtype)} {shape_text(cell._value.shape)}"
+    return f"{dtype(cell._value.dtype)} {shape_text(current().shape(cell))}"

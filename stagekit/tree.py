@@ -94,6 +94,21 @@ def flatten_as(spec: Spec, tree: Any) -> list[Any]:
     return spec.flatten_up_to(tree)
 
 
+def prefixed(prefix: Any, spec: Spec) -> list[Any]:
+    """For each leaf of a structure what stands in `prefix`, a tree that may end above the leaves.
+
+    None is a leaf of a prefix. Raises ValueError where it goes another way.
+
+    >>> prefixed((0, {"a": None, "b": 1}), flatten(([5, 6], {"a": 7, "b": 8}))[1])
+    [0, 0, None, 1]
+    """
+    flatten(prefix)  # registers what it holds
+    full = unflatten(spec, range(spec.num_leaves))
+    places = optree.tree_leaves(full, none_is_leaf=True, namespace=_NAMESPACE)
+    found = optree.broadcast_prefix(prefix, full, none_is_leaf=True, namespace=_NAMESPACE)
+    return [x for x, place in zip(found, places, strict=True) if place is not None]
+
+
 def map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """A tree of the same structure with `function` applied to each leaf (and those of `rest`).
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, final
 
 import stagekit.ops as ops
 from stagekit import tree
+from stagekit.autodiff.batch import plus
 from stagekit.autodiff.gradients import aligned, fitted, fresh, linearize, named, push_through
-from stagekit.autodiff.tape import is_inexact, is_tensor, plus
+from stagekit.autodiff.tape import is_inexact, is_tensor
 from stagekit.errors import ArgumentError, ShapeError, TraceError, boundary
 from stagekit.op import Cell, Op, Overlay, current, using
 from stagekit.source import attributed, here
@@ -99,7 +100,7 @@ class _Spy(Overlay):
 
     def __init__(self, call: _Call, transparent: bool) -> None:
         self.outside = current()
-        super().__init__(self.outside.base, call.cells, call.xs)
+        super().__init__(self.outside.primal(), call.cells, call.xs)
         self.transparent = transparent
         self.held = dict(self.cells)
         self.made: dict[int, Any] = {}  # values by identity; kept alive, so that ids stay unique
@@ -167,7 +168,7 @@ class _Spy(Overlay):
 def _is_plain() -> bool:
     """Whether ops only run here: nothing differentiates them, and no graph is made of them."""
     interpreter = current()
-    return interpreter is interpreter.base and not interpreter.traces
+    return interpreter.primal() is interpreter and not interpreter.base.traces
 
 
 class _Custom:
@@ -207,7 +208,7 @@ class _VjpCall(_Call):
         spy = _Spy(self, transparent=False)
         saved: list[Any] = []
         with using(spy):
-            if spy.outside is spy.outside.base:
+            if spy.outside.primal() is spy.outside:
                 out = self.fn(*args)
             else:
                 out, residuals = self._forward(args)

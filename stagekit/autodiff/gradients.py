@@ -6,26 +6,19 @@ Each installs an interpreter of `tape.py` over the current one, runs the functio
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, islice
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import stagekit.ops as ops
 from stagekit import tree
-from stagekit.autodiff.tape import (
-    Dual,
-    Tape,
-    is_inexact,
-    is_tensor,
-    require_real,
-    stacked,
-    unit_tensors,
-)
+from stagekit.autodiff.batch import over_lanes
+from stagekit.autodiff.tape import Dual, Tape, is_inexact, is_tensor, require_real, units
 from stagekit.errors import ArgumentError, BoundsError, DTypeError, ShapeError, boundary
 from stagekit.op import current, using, weak_type
 from stagekit.ops import asarray
 from stagekit.source import here
+from stagekit.symbolic import product
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import same_shape, shape_text
 
@@ -246,9 +239,9 @@ def _one_like(out: Any) -> Any:
             fix="return a float scalar",
         ).located(here())
     require_real("grad", "the function gives", out)
-    if out._value.shape != ():
+    if out.ndim:
         raise ShapeError(
-            f"grad: the function gives shape {shape_text(out._value.shape)}, not a scalar",
+            f"grad: the function gives shape {shape_text(out.shape)}, not a scalar",
             fix="sum it, or use vjp or jacobian",
         ).located(here())
     return ops.ones_like(out)
@@ -360,9 +353,10 @@ def jacobian(
 ) -> Callable[..., Any]:
     """The Jacobian function: for each result and argument leaf a tensor `out.shape + in.shape`.
 
-    `mode` is "rev" (one pass an output element), "fwd" (one an input element) or None: the
-    cheaper of the two. Trees of results hold trees of arguments. Raises DTypeError for integers
-    and for results that are no tensors. Source: `jax.jacobian`.
+    `mode` is "rev" (one pass for all elements of an output), "fwd" (one for all of an input) or
+    None: by whether there are fewer output or input elements. Trees of results hold trees of
+    arguments. Raises DTypeError for integers and for results that are no tensors. Source:
+    `jax.jacobian`.
 
     >>> import stagekit as sk
     >>> sk.jacobian(lambda x: x * x)(sk.asarray([1.0, 2.0]))
@@ -405,52 +399,56 @@ def _require_results(leaves: Sequence[Any]) -> None:
         require_real("jacobian", "the function gives", leaf)
 
 
-def _elements(leaves: Sequence[Any]) -> int:
-    return sum(math.prod(int(n) for n in leaf.shape) for leaf in leaves)
+def _elements(leaves: Sequence[Any]) -> Any:
+    return sum(product(leaf.shape) for leaf in leaves)
 
 
-def _units(leaves: Sequence[Any]) -> Iterator[list[Any]]:
-    """Every way to be 1 at one element and 0 elsewhere (in other leaves: None), in order."""
-    for k, leaf in enumerate(leaves):
-        for unit in unit_tensors(leaf):
-            yield [unit if j == k else None for j in range(len(leaves))]
+def _alone(what: Any, k: int, count: int) -> list[Any]:
+    """`what` in the k-th of so many places, None (zero) in the others."""
+    return [what if j == k else None for j in range(count)]
 
 
 def _reverse_jacobian(linear: Linear) -> list[list[Any]]:
-    """For each result leaf the Jacobians with respect to each input leaf."""
-    pulled = iter([linear.gradients(cts) for cts in _units(linear.leaves)])
-    rows = []
-    for y in linear.leaves:
-        mine = list(islice(pulled, _elements([y])))
-        rows.append(
-            [
-                stacked([row[i] for row in mine], (*y.shape, *x.shape), x)
-                for i, x in enumerate(linear.inputs.leaves)
-            ]
-        )
-    return rows
+    """For each result leaf the Jacobians with respect to each input leaf, by one pull."""
+    ys, xs = linear.leaves, linear.inputs.leaves
+    return [
+        [
+            ops.reshape(row, (*y.shape, *x.shape))
+            for x, row in zip(xs, _pulled(linear, k, y), strict=True)
+        ]
+        for k, y in enumerate(ys)
+    ]
+
+
+def _pulled(linear: Linear, k: int, y: Any) -> list[Any]:
+    """The gradients of every element of the k-th result, stacked."""
+    count = len(linear.leaves)
+    return over_lanes(lambda ct: linear.gradients(_alone(ct, k, count)), units(y))
 
 
 def _forward_jacobian(
     fn: Callable[..., Any], args: Any, kwargs: Any, argnums: Sequence[int]
 ) -> tuple[list[list[Any]], tree.Spec, list[tree.Spec]]:
-    """As `_reverse_jacobian`, by one push for each input element; and the structures."""
-    inputs = fresh("jacobian", args, argnums)
-    for leaf in inputs.leaves:
-        require_real("jacobian", "an argument is", leaf)
+    """As `_reverse_jacobian`, by one push for each input leaf; and the structures."""
     call = functools.partial(fn, **kwargs)
-    pushed = [
-        push_through("jacobian", call, fresh("jacobian", args, argnums), moved)[:2]
-        for moved in _units(inputs.leaves)
-    ]
-    leaves, spec = tree.flatten(pushed[-1][0] if pushed else call(*inputs.args))
-    _require_results(leaves)
-    tangents = iter([tree.leaves(tangent) for _, tangent in pushed])
-    columns = [list(islice(tangents, _elements([x]))) for x in inputs.leaves]
+    inputs = fresh("jacobian", args, argnums)
+    xs, out = inputs.leaves, None
+    for x in xs:
+        require_real("jacobian", "an argument is", x)
+
+    def pushed(k: int, tangent: Any) -> list[Any]:
+        nonlocal out
+        anew = fresh("jacobian", args, argnums)
+        out, moved, _ = push_through("jacobian", call, anew, _alone(tangent, k, len(xs)))
+        _require_results(tree.leaves(out))
+        return tree.leaves(moved)
+
+    columns = [over_lanes(functools.partial(pushed, k), units(x)) for k, x in enumerate(xs)]
+    leaves, spec = tree.flatten(out if xs else call(*inputs.args))
     rows = [
         [
-            stacked([column[k] for column in mine], (*y.shape, *x.shape), y, axis=-1)
-            for x, mine in zip(inputs.leaves, columns, strict=True)
+            ops.reshape(ops.moveaxis(column[k], 0, -1), (*y.shape, *x.shape))
+            for x, column in zip(xs, columns, strict=True)
         ]
         for k, y in enumerate(leaves)
     ]

@@ -6,7 +6,6 @@ run under the interpreter below, so they nest with each other and with staging.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from typing import Any, NamedTuple, Protocol, Self, final
 
 import stagekit.ops as ops
 from stagekit import tree
+from stagekit.autodiff.batch import over_lanes, plus
 from stagekit.errors import DTypeError, TraceError, boundary
 from stagekit.op import Cell, Interpreter, Op, Over, current, switch, using
 from stagekit.source import Location, attributed, here
+from stagekit.symbolic import product
 from stagekit.tensor import Tensor, Variable, own
 from stagekit.types import INEXACT
 
@@ -138,13 +139,6 @@ class CallRecord:
 
     def _wanted(self, useful: set[int]) -> list[int]:
         return [i for i, value in enumerate(self.inputs) if id(value) in useful]
-
-
-def plus(so_far: Sequence[Any], shares: Sequence[Any]) -> list[Any]:
-    """Cotangents with others added; None is zero."""
-    return [
-        a if b is None else b if a is None else a + b for a, b in zip(so_far, shares, strict=True)
-    ]
 
 
 class Rule(Protocol):
@@ -446,19 +440,10 @@ class Dual(Over):
 # ----- the tape as a context manager --------------------------------------------------------------
 
 
-def unit_tensors(like: Any) -> list[Any]:
-    """The tensors of a shape and type that are 1 at one place and 0 elsewhere, in order."""
-    shape = tuple(int(n) for n in like.shape)
-    n = math.prod(shape)
-    rows = ops.reshape(ops.eye(n, dtype=like.dtype), (n, *shape))
-    return [rows[k] for k in range(n)]
-
-
-def stacked(rows: Sequence[Any], shape: Sequence[Any], like: Any, *, axis: int = 0) -> Any:
-    """One Jacobian of its rows (columns: `axis=-1`); zeros of the type of `like` where none are."""
-    if not rows:
-        return ops.zeros(tuple(shape), dtype=like.dtype)
-    return ops.reshape(ops.stack(rows, axis=axis), tuple(shape))
+def units(like: Any) -> Any:
+    """Every tensor of a shape and type that is 1 at one place and 0 elsewhere, stacked in order."""
+    n = product(like.shape)
+    return ops.reshape(ops.eye(n, dtype=like.dtype), (n, *like.shape))
 
 
 @final
@@ -517,9 +502,19 @@ class GradientTape:
             ).located(here())
         return self._tape
 
+    def _beside(self) -> Tape:
+        """The tape, where values are what they were when it began: of one lane, or of none."""
+        tape = self._active()
+        if current().batch is not tape.batch:
+            raise TraceError(
+                "a tape is used inside a vmap but begun outside of it, or the other way round",
+                fix="begin and use the tape on the same side",
+            ).located(here())
+        return tape
+
     def watch(self, tensor: Any) -> None:
         """Follow the value that each tensor of a tree holds now. Raises DTypeError for others."""
-        tape = self._active()
+        tape = self._beside()
         for leaf in _tensors("watch", "tensor", tensor)[0]:
             self._watched[id(leaf)] = (leaf, tape.follow(leaf))
 
@@ -540,7 +535,9 @@ class GradientTape:
         for y in results:
             require_real("gradient", "a target is", y)
         leaves, spec = _tensors("gradient", "sources", sources)
-        found = self._pull([(y, ops.ones_like(y)) for y in results if is_inexact(y)], leaves)
+        tape, sources = self._unused(), self._sources(leaves)
+        floats = [y for y in results if is_inexact(y)]
+        found = tape.gradients([(tape.below.read(y), ops.ones_like(y)) for y in floats], sources)
         self._finish()
         return tree.unflatten(spec, found)
 
@@ -548,31 +545,34 @@ class GradientTape:
     def jacobian(self, target: Any, sources: Any) -> Any:
         """d target / d source, of shape `target.shape + source.shape`, for a tree of `sources`.
 
-        None where unconnected. One pass over the tape for each element of the tensor `target`.
+        None where unconnected. One pass over the tape for all elements of the tensor `target`.
         """
         leaves, spec = _tensors("jacobian", "sources", sources)
         for x in (target, *leaves):
             require_real("jacobian", "a target or source is", x)
-        units = unit_tensors(target) or [target]  # of no elements: asks what is connected
-        columns = zip(*(self._pull([(target, unit)], leaves) for unit in units), strict=True)
+        tape, pairs = self._unused(), self._sources(leaves)
+        value = tape.below.read(target)
+        rows = over_lanes(lambda ct: tape.gradients([(value, ct)], pairs), units(target))
         self._finish()
         found = [
-            None
-            if column[0] is None
-            else stacked(column if target.size else (), (*target.shape, *x.shape), x)
-            for x, column in zip(leaves, columns, strict=False)
+            None if row is None else ops.reshape(row, (*target.shape, *x.shape))
+            for x, row in zip(leaves, rows, strict=True)
         ]
         return tree.unflatten(spec, found)
 
-    def _pull(self, seeds: Sequence[tuple[Any, Any]], leaves: list[Any]) -> list[Any]:
-        tape = self._active()
+    def _unused(self) -> Tape:
+        tape = self._beside()
         if self._used:
             raise TraceError(
                 "gradient: this tape has been used",
                 fix="make it with GradientTape(persistent=True)",
             ).located(here())
-        pairs = [self._watched.get(id(x)) or (x, tape.below.read(x)) for x in leaves]
-        return tape.gradients([(tape.below.read(y), ct) for y, ct in seeds], pairs)
+        return tape
+
+    def _sources(self, leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Each source with the value it held when it was watched."""
+        read = self._active().below.read
+        return [self._watched.get(id(x)) or (x, read(x)) for x in leaves]
 
     def _finish(self) -> None:
         self._used = not self._persistent

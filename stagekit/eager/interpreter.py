@@ -118,7 +118,7 @@ def _is_plain(items: Any) -> bool:
 def _plain(obj: Any) -> Any:
     """Nested lists with tensors replaced by their arrays."""
     if isinstance(obj, Cell):
-        return current().base.read(obj)
+        return current().leave(obj, "a list of tensors as an operand")
     if isinstance(obj, (list, tuple)):
         return obj if _is_plain(obj) else [_plain(item) for item in obj]
     return obj.value if isinstance(obj, Number) else obj

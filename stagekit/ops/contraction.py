@@ -10,8 +10,10 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
 from stagekit.op import OPS, Op, Speller
+from stagekit.ops.batching import Mapped, ranked
 from stagekit.ops.elementwise import number
 from stagekit.source import here
+from stagekit.symbolic import product
 from stagekit.types import TensorType, broadcast_shapes, same_size, shape_text
 
 
@@ -77,7 +79,16 @@ def _jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return ops.total(terms)
 
 
-_matmul = Op(
+def _batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    """Axes that broadcast; of one matrix on the right all rows are one product, read once."""
+    x, y = args
+    if mapped[1] or y.ndim > 2:
+        return _matmul(*ranked(args, mapped))
+    rows = OPS["reshape"](x, shape=(product(x.shape[:-1]), x.shape[-1]))
+    return OPS["reshape"](_matmul(rows, y), shape=(*x.shape[:-1], y.shape[-1]))
+
+
+_matmul: Op = Op(
     "matmul",
     infer=_infer,
     evaluate=_evaluate,
@@ -85,6 +96,7 @@ _matmul = Op(
     dtypes=number,
     vjp=_vjp,
     jvp=_jvp,
+    batch=_batch,
     family="contraction",
     doc="""Products of the last two axes, broadcast over the others. As `numpy.matmul`.
 

@@ -11,6 +11,7 @@ import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.narrow import converted, narrowed
 from stagekit.op import Cell, Op, current, weak_type
+from stagekit.ops.batching import pointwise
 from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number
@@ -47,6 +48,7 @@ _full = Op(
     evaluate=_full_evaluate,
     element=lambda e, out, idx, *, shape, value, dtype: e.constant(value, dtype),
     nondifferentiable=_CONSTANT,
+    batch=_CONSTANT,
     doc="""A tensor of `shape` filled with one number. As `numpy.full`.
 
     >>> _full(shape=(2,), value=1, dtype=default_int)
@@ -60,6 +62,7 @@ iota = Op(
     evaluate=lambda xp, *, size, dtype: converted(xp.arange(size), dtype.numpy),
     element=lambda e, out, idx, *, size, dtype: e.number(idx[0], dtype),
     nondifferentiable=_CONSTANT,
+    batch=_CONSTANT,
     doc="""The numbers 0, 1, ..., size - 1. As `numpy.arange`.
 
     >>> iota(size=3, dtype=default_int)
@@ -73,6 +76,7 @@ number = Op(
     evaluate=lambda xp, *, expr, dtype: converted(xp.asarray(expr), dtype.numpy),
     element=lambda e, out, idx, *, expr, dtype: e.constant(expr, dtype),
     nondifferentiable=_CONSTANT,
+    batch=_CONSTANT,
     doc="""A size, or a Python number argument, as a 0-d tensor: the way it enters arithmetic.
 
     >>> number(expr=3, dtype=default_int)
@@ -98,6 +102,7 @@ _astype = Op(
     moves=True,
     vjp=_cast_vjp,
     jvp=_cast_jvp,
+    batch=pointwise("astype"),
     doc="""The elements in another data type; float to float rounds to nearest even.
 
     >>> _astype(ops.asarray([1.7]), dtype=default_int)
@@ -116,6 +121,7 @@ def _identity(name: str, *, differentiable: bool, transparent: bool = False, doc
         vjp=(lambda i, ct, out, xs, attrs: ct) if differentiable else None,
         jvp=(lambda tangents, out, xs, attrs: tangents[0]) if differentiable else None,
         nondifferentiable=None if differentiable else "asked for: its operand counts as constant",
+        batch=pointwise(name),
         transparent=transparent,
         moves=True,
         doc=doc,
@@ -161,6 +167,7 @@ custom = Op(
     moves=True,
     vjp=lambda i, ct, out, xs, attrs: attrs["rule"].vjp(i - 1, ct, attrs["index"], xs[1:]),
     jvp=lambda tangents, out, xs, attrs: attrs["rule"].jvp(tangents[1:], attrs["index"], xs[1:]),
+    batch="`Batch` itself has the rule run with the mapped axis hidden: autodiff/batch.py",
     doc="""The first operand, with a derivative with respect to the others given by `rule`.
 
     `sk.custom_vjp` and `sk.custom_jvp` make such rules.

@@ -14,6 +14,7 @@ import stagekit.ops as ops
 from stagekit.errors import DTypeError
 from stagekit.op import OPS, DTypeRule, Op, Speller
 from stagekit.ops import special
+from stagekit.ops.batching import pointwise
 from stagekit.ops.documentation import document
 from stagekit.types import (
     RANK,
@@ -198,6 +199,7 @@ def elementwise(
         jvp=jvp if rules else None,
         nondifferentiable=None if rules else reason,
         moves=moves,
+        batch=pointwise(name),
         family="elementwise",
         doc=document(name, evaluate if isinstance(evaluate, str) else name, dtypes.__doc__),
     )

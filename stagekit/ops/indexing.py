@@ -15,7 +15,8 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import BoundsError, DTypeError, ShapeError, hide_frames
-from stagekit.op import Cell, Op, Speller, current
+from stagekit.op import OPS, Cell, Op, Speller, current
+from stagekit.ops.batching import Mapped, spread
 from stagekit.source import here
 from stagekit.symbolic import Dim, product
 from stagekit.tensor import Tensor
@@ -120,7 +121,53 @@ def _gather_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return gather(tangents[0], *xs[1:], **attrs) if tangents[0] is not None else None
 
 
-gather = Op(
+# Under `vmap` the mapped axis of `x` goes last: the indexed axes keep their numbers, errors theirs.
+
+
+def _last(x: Any) -> Any:
+    """The first axis moved to the end."""
+    return OPS["permute"](x, axes=(*range(1, x.ndim), 0))
+
+
+def _first(x: Any) -> Any:
+    """The last axis moved to the front."""
+    return OPS["permute"](x, axes=(x.ndim - 1, *range(x.ndim - 1)))
+
+
+def _order(ndim: int, rank: int, axes: Axes, wider: Axes) -> tuple[int, ...]:
+    """From what `wider` axes gather, with an index axis for the lanes, to lanes of what `axes` do.
+
+    `ndim` counts all axes of the result, `rank` those of an index without the lanes.
+    """
+    at, place = _place(wider), _place(axes)
+    index = range(at + 1, at + 1 + rank)
+    rest = [k for k in range(ndim) if k != at and k not in index]
+    return (at, *rest[:place], *index, *rest[place:])
+
+
+def _indices_of_lanes(
+    size: Any, indices: Sequence[Any], mapped: Mapped, rank: int
+) -> tuple[list[Any], Any]:
+    """Every index with the lanes in front, and one more that says the lane."""
+    wide = [spread(size, index, m) for index, m in zip(indices, mapped, strict=True)]
+    lane = OPS["reshape"](ops.iota(size=size, dtype=default_int), shape=(size, *(1,) * rank))
+    return wide, OPS["broadcast_to"](lane, shape=wide[0].shape)
+
+
+def _gather_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    (x, *indices), axes = args, attrs["axes"]
+    if not any(mapped[1:]):
+        return _first(gather(_last(x), *indices, axes=axes))
+    rank = indices[0].ndim - mapped[1]
+    wide, lane = _indices_of_lanes(size, indices, mapped[1:], rank)
+    wider = axes
+    if mapped[0]:
+        x, wide, wider = _last(x), [*wide, lane], (*axes, x.ndim - 1)
+    out = gather(x, *wide, axes=wider)
+    return OPS["permute"](out, axes=_order(out.ndim, rank, axes, wider))
+
+
+gather: Op = Op(
     "gather",
     infer=_gather_type,
     evaluate=_gather_evaluate,
@@ -129,6 +176,7 @@ gather = Op(
     vjp=_gather_vjp,
     jvp=_gather_jvp,
     moves=True,
+    batch=_gather_batch,
     checks=True,
     family="indexing",
     doc="""Elements of `x` at index tensors of one shape, one for each of `axes`.
@@ -208,7 +256,7 @@ def _scatter_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     if mode == "set":
         if i == 0:
             return _scatter(ct, ops.zeros_like(updates), *indices, axes=axes, mode="set")
-        return ops.where(_last(x, updates, indices, axes), gather(ct, *indices, axes=axes), 0.0)
+        return ops.where(_wins(x, updates, indices, axes), gather(ct, *indices, axes=axes), 0.0)
     share = (_share_multiply if mode == "multiply" else _share_extremum)(
         out, x, updates, indices, axes
     )
@@ -229,7 +277,7 @@ def _scatter_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return _scatter(tx * share[0], tu * share[1], *indices, axes=axes, mode="add")
 
 
-def _last(x: Any, updates: Any, indices: Sequence[Any], axes: Axes) -> Any:
+def _wins(x: Any, updates: Any, indices: Sequence[Any], axes: Axes) -> Any:
     """Where an update is the last one written to its place, shaped to broadcast with updates."""
     shape = indices[0].shape
     serial = ops.reshape(ops.iota(size=product(shape), dtype=default_int), shape)
@@ -266,7 +314,23 @@ def _share_multiply(
     return ops.where(zeros == 0, nonzero, 0.0), ops.where(alone, x_here * others, 0.0)
 
 
-_scatter = Op(
+def _scatter_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    x, updates, *indices = args
+    axes, mode = attrs["axes"], attrs["mode"]
+    x, updates = (spread(size, t, m) for t, m in zip((x, updates), mapped, strict=False))
+    x = _last(x)
+    if not any(mapped[2:]):
+        return _first(_scatter(x, _last(updates), *indices, axes=axes, mode=mode))
+    rank = indices[0].ndim - mapped[2]
+    wide, lane = _indices_of_lanes(size, indices, mapped[2:], rank)
+    wider = (*axes, x.ndim - 1)
+    order = _order(updates.ndim, rank, axes, wider)
+    back = sorted(range(updates.ndim), key=order.__getitem__)
+    updates = OPS["permute"](updates, axes=tuple(back))
+    return _first(_scatter(x, updates, *wide, lane, axes=wider, mode=mode))
+
+
+_scatter: Op = Op(
     "scatter",
     infer=_scatter_type,
     evaluate=_scatter_evaluate,
@@ -274,6 +338,7 @@ _scatter = Op(
     dtypes=_index_dtypes(2),
     vjp=_scatter_vjp,
     jvp=_scatter_jvp,
+    batch=_scatter_batch,
     checks=True,
     family="indexing",
     doc="""`x` with `updates` combined into it at index tensors, one for each of `axes`.

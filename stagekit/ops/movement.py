@@ -9,6 +9,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
 from stagekit.op import Op, Speller
+from stagekit.ops.batching import Mapped, behind, ranked, spread
 from stagekit.source import here
 from stagekit.symbolic import Dim, maximum, product
 from stagekit.types import (
@@ -68,6 +69,7 @@ def _reshape_element(e: Speller, out: TensorType, idx: Index, x: Any, *, shape: 
 _reshape: Op = linear(
     "reshape",
     lambda ct, x, *, shape: _reshape(ct, shape=x.shape),
+    batch=lambda size, args, mapped, attrs: _reshape(*args, shape=(size, *attrs["shape"])),
     infer=_reshape_type,
     evaluate=lambda xp, x, *, shape: x.reshape(shape),
     element=_reshape_element,
@@ -164,6 +166,7 @@ def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
 _permute: Op = linear(
     "permute",
     lambda ct, x, *, axes: _permute(ct, axes=_inverse(axes)),
+    batch=lambda size, args, mapped, attrs: _permute(*args, axes=(0, *behind(attrs["axes"]))),
     infer=lambda x, *, axes: x.with_shape(x.shape[a] for a in axes),
     evaluate=lambda xp, x, *, axes: x.transpose(axes),
     element=lambda e, out, idx, x, *, axes: x(*(idx[k] for k in _inverse(axes))),
@@ -256,9 +259,15 @@ def _broadcast_type(x: TensorType, *, shape: Shape) -> TensorType:
     return x.with_shape(shape)
 
 
-_broadcast_to = linear(
+def _broadcast_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    shape = attrs["shape"]
+    return _broadcast_to(*ranked(args, mapped, len(shape)), shape=(size, *shape))
+
+
+_broadcast_to: Op = linear(
     "broadcast_to",
     lambda ct, x, *, shape: ops.unbroadcast(ct, x),
+    batch=_broadcast_batch,
     infer=_broadcast_type,
     evaluate=lambda xp, x, *, shape: xp.broadcast_to(x, shape),
     element=lambda e, out, idx, x, *, shape: x(*ops.aligned(out, idx, x.shape)),
@@ -308,6 +317,7 @@ def located_shapes(op: str, *shapes: Shape) -> Shape:
 _flip: Op = linear(
     "flip",
     lambda ct, x, *, axes: _flip(ct, axes=axes),
+    batch=lambda size, args, mapped, attrs: _flip(*args, axes=behind(attrs["axes"])),
     infer=lambda x, *, axes: x,
     evaluate=lambda xp, x, *, axes: xp.flip(x, axes),
     element=lambda e, out, idx, x, *, axes: x(
@@ -350,9 +360,15 @@ def _slice_transpose(ct: Any, x: Any, *, starts: Shape, sizes: Shape, strides: S
     return _pad(ct, zero, low=starts, high=high, interior=interior)
 
 
-slice = linear(
+def _slice_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    whole = {"starts": 0, "sizes": size, "strides": 1}
+    return slice(*args, **{key: (whole[key], *attrs[key]) for key in whole})
+
+
+slice: Op = linear(
     "slice",
     _slice_transpose,
+    batch=_slice_batch,
     infer=lambda x, *, starts, sizes, strides: x.with_shape(sizes),
     evaluate=_slice_evaluate,
     element=lambda e, out, idx, x, *, starts, sizes, strides: x(
@@ -413,6 +429,17 @@ def _pad_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return _pad(x, value, **attrs)
 
 
+def _pad_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    """Where each lane has a value of its own, that one is chosen outside of a padded mask."""
+    (x, value), widths = args, {key: (0, *width) for key, width in attrs.items()}
+    x = spread(size, x, mapped[0])
+    if not mapped[1]:
+        return _pad(x, value, **widths)
+    inside = _pad(ops.full(x.shape, True), False, **widths)
+    padded = _pad(x, ops.zeros((), dtype=x.dtype), **widths)
+    return ops.where(inside, padded, *ranked([value], [True], x.ndim - 1))
+
+
 def common(name: str, operands: Sequence[Any]) -> Sequence[DType]:
     """All operands in their common type."""
     return [promote(operands, name)] * len(operands)
@@ -433,6 +460,7 @@ _pad = Op(
     vjp=_pad_vjp,
     jvp=_pad_jvp,
     moves=True,
+    batch=_pad_batch,
     family="movement",
     doc="""`x` with `value` around it (`low`, `high`) and between its elements (`interior`).
 
@@ -551,7 +579,12 @@ def _concat_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return _concat(*parts, **attrs)
 
 
-_concat = Op(
+def _concat_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
+    parts = [spread(size, x, m) for x, m in zip(args, mapped, strict=True)]
+    return _concat(*parts, axis=attrs["axis"] + 1)
+
+
+_concat: Op = Op(
     "concat",
     infer=_concat_type,
     evaluate=lambda xp, *xs, axis: xp.concatenate(xs, axis),
@@ -560,6 +593,7 @@ _concat = Op(
     vjp=_concat_vjp,
     jvp=_concat_jvp,
     moves=True,
+    batch=_concat_batch,
     family="movement",
     doc="""Operands joined along `axis`, in their common type. As `numpy.concatenate`.
 

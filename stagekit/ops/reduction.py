@@ -15,6 +15,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
 from stagekit.op import OPS, Op, Speller, keep
+from stagekit.ops.batching import Mapped, behind
 from stagekit.ops.elementwise import logical, number, real_only
 from stagekit.symbolic import product
 from stagekit.types import (
@@ -75,9 +76,13 @@ def reduction(name: str, fold: str, evaluate: Callable[..., Any], **facts: Any) 
         extents = [x.shape[k] for k in axes]
         return e.reduce(fold, x.dtype, extents, lambda *ks: x(*_merged(x, idx, ks, axes)))
 
+    def batch(size: Any, args: Any, mapped: Mapped, attrs: dict[str, Axes]) -> Any:
+        return OPS[name](*args, axes=behind(attrs["axes"]))
+
     facts.setdefault("infer", _dropped)
+    facts |= {"batch": batch, "family": "reduction"}
     doc = _DOC.format(name=name, attrs="axes=(0,)", result=_EXAMPLES[name])
-    return Op(name, evaluate=evaluate, element=element, family="reduction", doc=doc, **facts)
+    return Op(name, evaluate=evaluate, element=element, doc=doc, **facts)
 
 
 _DOC = """The primitive of `{name}`, which says what it means. As `numpy.{name}`.
@@ -260,6 +265,7 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
         element=element,
         dtypes=_ordered,
         nondifferentiable="the result is an index",
+        batch=lambda size, args, mapped, attrs: OPS[name](*args, axis=attrs["axis"] + 1),
         family="reduction",
         doc=_DOC.format(name=name, attrs="axis=0", result=_EXAMPLES[name]),
     )

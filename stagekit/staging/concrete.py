@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import stagekit.ops as ops
-from stagekit.autodiff import Dual, Tape
+from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
 from stagekit.node import Interned, Node, reachable
@@ -125,6 +125,8 @@ class ConcreteFunction:
             return self._run_taped(interpreter, cells, env)
         if type(interpreter) is Dual and not interpreter.base.traces:
             return self._run_dual(interpreter, cells, env)
+        if type(interpreter) is Batch and not interpreter.base.traces:
+            return self._run_batched(interpreter, cells, env)
         return replay(self.graph, cells, env)
 
     def arrays(self, arrays: Sequence[Any], env: Env) -> list[Any]:
@@ -220,6 +222,50 @@ class ConcreteFunction:
         function = ConcreteFunction(graph, env, staging.facts)
         return _Jvp(function, len(outs), [pair is not None for pair in pairs], staging.facts)
 
+    # ----- vmap
+
+    def _run_batched(self, batch: Batch, cells: Sequence[Any], env: Env) -> list[Any]:
+        mask = tuple(map(batch.maps, cells))
+        with using(batch.below):
+            if not any(mask) and not (batch.draws and self._draws):
+                return self.run(cells, env)
+            env = {**env, self._lanes: batch.size}
+            make = partial(self._make_batched, batch.draws)
+            mapped: _Mapped = self._variant("vmap" if batch.draws else "lanes", mask, env, make)
+            outs = mapped.function.run(cells, env)
+        for out, reached in zip(outs, mapped.reached, strict=True):
+            if reached:
+                batch.mark(out)
+        return outs
+
+    @property
+    def _draws(self) -> bool:
+        """Whether lanes differ though no input does."""
+        return any(node.op is not None and node.op.per_lane for node in self.graph.nodes)
+
+    @property
+    def _lanes(self) -> str:
+        """A name for the number of lanes that no size of this graph has."""
+        name = "lanes"
+        while name in self.env:
+            name += "_"
+        return name
+
+    def _make_batched(self, draws: bool, mask: tuple[bool, ...], env: Env) -> _Mapped:
+        staging, dims, inputs = self._open(env, mask)
+        with using(staging):
+            size = symbol(self._lanes, env[self._lanes], staging.facts)
+            batch = Batch(staging, size, draws=draws)
+            for x, m in zip(inputs, mask, strict=True):
+                if m:
+                    batch.mark(x)
+            with using(batch):
+                outs = replay(self.graph, inputs, dims)
+            reached = [batch.maps(out) for out in outs]
+            nodes = [staging.read(out).node for out in outs]
+        graph = self._closed(staging, f"{self.graph.name}_vmap", nodes)
+        return _Mapped(ConcreteFunction(graph, env, staging.facts), reached, staging.facts)
+
     # ----- derived traces
 
     def _variant(self, mode: str, mask: tuple[bool, ...], env: Env, make: Any) -> Any:
@@ -235,12 +281,20 @@ class ConcreteFunction:
         self.derivatives.append(Derivative(mode, mask, watched, variant, ms, here()))
         return variant
 
-    def _open(self, env: Env) -> tuple[Staging, dict[str, Any], list[Tensor]]:
-        """A trace without values, its symbolic names, and fresh inputs like this graph's."""
+    def _open(
+        self, env: Env, mapped: Sequence[bool] = ()
+    ) -> tuple[Staging, dict[str, Any], list[Tensor]]:
+        """A trace without values, its symbolic names, and fresh inputs like this graph's.
+
+        Those `mapped` have an axis of the lanes in front.
+        """
         facts = Facts()
         staging = Staging(concolic=False, control="error", facts=facts)
         dims = symbols(self.graph, env, facts)
         shapes = [tuple(_size(s, dims) for s in n.type.shape) for n in self.graph.inputs]
+        if any(mapped):
+            lanes = symbol(self._lanes, env[self._lanes], facts)
+            shapes = [(lanes, *s) if m else s for s, m in zip(shapes, mapped, strict=True)]
         inputs = [
             staging.input(node.name, TensorType(node.type.dtype, shape, node.type.device))
             for node, shape in zip(self.graph.inputs, shapes, strict=True)
@@ -256,7 +310,7 @@ class ConcreteFunction:
 
 
 class Derivative(NamedTuple):
-    """A trace made from this one because some of its inputs are watched, and where."""
+    """A trace made from this one because some of its inputs are watched or mapped, and where."""
 
     mode: str
     mask: tuple[bool, ...]
@@ -268,6 +322,8 @@ class Derivative(NamedTuple):
 
 def watching(mode: str, watched: Sequence[str]) -> str:
     """Why a derivative was traced, as `explain()` says it."""
+    if mode in ("vmap", "lanes"):
+        return f"vmap of {', '.join(watched)}: not mapped -> mapped"
     if mode == "jvp":
         return f"jvp of {', '.join(watched)}: no tangent -> a tangent"
     return f"tape of {', '.join(watched)}: not watched -> watched"
@@ -289,6 +345,14 @@ class _Jvp(NamedTuple):
 
     function: ConcreteFunction
     outputs: int
+    reached: list[bool]
+    facts: Facts
+
+
+class _Mapped(NamedTuple):
+    """The function of all lanes at once; `reached` says which outputs have the mapped axis."""
+
+    function: ConcreteFunction
     reached: list[bool]
     facts: Facts
 
