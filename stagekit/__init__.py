@@ -36,6 +36,7 @@ PUBLIC = {
         unstack
         matmul vecdot
         nonzero take take_along_axis
+        argsort sort
     """,
     "stagekit.eager.protocols": "from_dlpack",
     "stagekit.placement": "device devices",

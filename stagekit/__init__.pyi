@@ -309,6 +309,15 @@ def take_along_axis(x: _ArrayLike, indices: _ArrayLike, /, *, axis: int = -1) ->
 def tile(x: _ArrayLike, repetitions: int | Sequence[int], /) -> Tensor: ...
 def unstack(x: _ArrayLike, /, *, axis: int = 0) -> tuple[Tensor, ...]: ...
 
+# Sorting
+
+def argsort(
+    x: _ArrayLike, /, *, axis: int = -1, descending: _bool = False, stable: _bool = True
+) -> Tensor: ...
+def sort(
+    x: _ArrayLike, /, *, axis: int = -1, descending: _bool = False, stable: _bool = True
+) -> Tensor: ...
+
 # NumPy's names
 
 absolute = abs

@@ -49,6 +49,7 @@ _MODES = frozenset(["set", "add", "multiply", "min", "max"])
 ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "axes": _all(_is_integer),
     "axis": _is_integer,
+    "descending": lambda value: type(value) is bool,
     "dtype": lambda value: isinstance(value, DType),
     "expr": _is_number,
     "high": _all(_is_size),

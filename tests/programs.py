@@ -232,6 +232,15 @@ def _arg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built
     return (pick(_ranked(1)),), lambda x: getattr(sk, name)(x, axis=axis), f"axis={axis}"
 
 
+@builder("sort", "argsort")
+def _sort(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis, descending = int(rng.integers(-1, 1)), bool(rng.integers(2))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    function = getattr(sk, name)
+    note = f"axis={axis}, descending={descending}"
+    return (pick(wanted),), lambda x: function(x, axis=axis, descending=descending), note
+
+
 @builder("matmul")
 def _matmul(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     def rows(x: Any) -> Any:

@@ -25,6 +25,7 @@ from stagekit.op import OPS, Op
 from tests.samples import composites, samples
 
 FAMILIES = ["elementwise", "creation", "movement", "reduction", "contraction", "indexing"]
+FAMILIES += ["sorting"]
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
@@ -34,7 +35,7 @@ INTERNAL = {
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "gather", "matmul", "scatter"}
+NEVER_0D = {"concat", "gather", "matmul", "scatter", "sort"}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}

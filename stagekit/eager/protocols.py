@@ -173,7 +173,19 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
     return ops.clip(a, a_min if min is None else min, a_max if max is None else max)
 
 
+def _sorted(name: str) -> Callable[..., Any]:
+    """`sort` and `argsort`, whose kind is always stable; `axis=None` flattens."""
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def ordered(a: Any, axis: int | None = -1, kind: Any = None, *, stable: Any = None) -> Any:
+        return op(ops.reshape(a, (-1,))) if axis is None else op(a, axis=axis)
+
+    return ordered
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sort": _sorted("sort"),
+    "argsort": _sorted("argsort"),
     "all": _fold("all"),
     "any": _fold("any"),
     "argmax": _fold("argmax"),

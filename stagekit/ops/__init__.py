@@ -152,6 +152,7 @@ from stagekit.ops.reduction import (
 from stagekit.ops.contraction import matmul, vecdot  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
+from stagekit.ops.sorting import argsort, sort
 from stagekit.symbolic import maximum as maximum_size
 
 from stagekit.ops import methods  # isort: skip
@@ -178,6 +179,7 @@ __all__ = [
     "matmul", "vecdot",
     "host_integers", "on_host", "scalar",
     "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
+    "argsort", "sort",
     "maximum_size",
     "methods",
 ]  # fmt: skip

@@ -251,6 +251,18 @@ def generator(*names: str) -> Callable[[Generator], Generator]:
     return register
 
 
+# What an op without an element rule means, in Python on arrays: (*arrays, **attrs) -> array.
+DEFINITIONS: dict[str, Callable[..., np.ndarray]] = {}
+
+
+def definition(name: str) -> Callable[..., Any]:
+    def register(function: Callable[..., np.ndarray]) -> Any:
+        DEFINITIONS[name] = function
+        return function
+
+    return register
+
+
 def laid_out(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "contiguous", x
     for layout, lay in LAYOUTS.items():
