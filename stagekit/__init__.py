@@ -35,8 +35,11 @@ PUBLIC = {
         moveaxis pad permute_dims repeat reshape roll split squeeze stack swapaxes tile transpose
         unstack
         matmul vecdot
-        nonzero take take_along_axis
-        argsort sort
+        argwhere flatnonzero nonzero take take_along_axis
+        argsort isin searchsorted sort topk unique unique_all unique_counts unique_inverse
+        unique_values
+        cumprod=cumulative_prod cumsum=cumulative_sum cumulative_max cumulative_min cumulative_prod
+        cumulative_sum diff
     """,
     "stagekit.eager.protocols": "from_dlpack",
     "stagekit.placement": "device devices",

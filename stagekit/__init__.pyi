@@ -2,7 +2,17 @@
 
 import builtins
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 import numpy as np
 
@@ -51,6 +61,24 @@ _bool = builtins.bool
 _Shape = int | Sequence[int]
 _Names = int | str | Sequence[int | str]
 _Argnums = int | tuple[int, ...]
+
+class _TopK(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class _UniqueAll(NamedTuple):
+    values: Tensor
+    indices: Tensor
+    inverse_indices: Tensor
+    counts: Tensor
+
+class _UniqueCounts(NamedTuple):
+    values: Tensor
+    counts: Tensor
+
+class _UniqueInverse(NamedTuple):
+    values: Tensor
+    inverse_indices: Tensor
 
 __version__: str
 
@@ -283,7 +311,13 @@ def matrix_transpose(x: _ArrayLike, /) -> Tensor: ...
 def moveaxis(
     x: _ArrayLike, source: int | Sequence[int], destination: int | Sequence[int], /
 ) -> Tensor: ...
-def nonzero(x: _ArrayLike, /) -> tuple[Tensor, ...]: ...
+def nonzero(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: int | tuple[int, ...] = 0
+) -> tuple[Tensor, ...]: ...
+def flatnonzero(x: _ArrayLike, /, *, size: int | None = None, fill_value: int = 0) -> Tensor: ...
+def argwhere(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: int | tuple[int, ...] = 0
+) -> Tensor: ...
 def pad(
     x: _ArrayLike,
     /,
@@ -309,8 +343,52 @@ def take_along_axis(x: _ArrayLike, indices: _ArrayLike, /, *, axis: int = -1) ->
 def tile(x: _ArrayLike, repetitions: int | Sequence[int], /) -> Tensor: ...
 def unstack(x: _ArrayLike, /, *, axis: int = 0) -> tuple[Tensor, ...]: ...
 
-# Sorting
+# Sorting and running folds
 
+def cumulative_max(x: _ArrayLike, /, *, axis: int | None = None) -> Tensor: ...
+def cumulative_min(x: _ArrayLike, /, *, axis: int | None = None) -> Tensor: ...
+def cumulative_prod(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: _DTypeLike | None = None,
+    include_initial: _bool = False,
+) -> Tensor: ...
+def cumulative_sum(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: _DTypeLike | None = None,
+    include_initial: _bool = False,
+) -> Tensor: ...
+def diff(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int = -1,
+    n: int = 1,
+    prepend: _ArrayLike | None = None,
+    append: _ArrayLike | None = None,
+) -> Tensor: ...
+def isin(x1: _ArrayLike, x2: _ArrayLike, /, *, invert: _bool = False) -> Tensor: ...
+def searchsorted(
+    x1: _ArrayLike,
+    x2: _ArrayLike,
+    /,
+    *,
+    side: Literal["left", "right"] = "left",
+    sorter: _ArrayLike | None = None,
+) -> Tensor: ...
+def topk(x: _ArrayLike, /, k: int, axis: int = -1, largest: _bool = True) -> _TopK: ...
+def unique(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: _ArrayLike | None = None
+) -> Tensor: ...
+def unique_all(x: _ArrayLike, /) -> _UniqueAll: ...
+def unique_counts(x: _ArrayLike, /) -> _UniqueCounts: ...
+def unique_inverse(x: _ArrayLike, /) -> _UniqueInverse: ...
+def unique_values(x: _ArrayLike, /) -> Tensor: ...
 def argsort(
     x: _ArrayLike, /, *, axis: int = -1, descending: _bool = False, stable: _bool = True
 ) -> Tensor: ...
@@ -331,6 +409,8 @@ arctanh = atanh
 array = asarray
 bitwise_not = bitwise_invert
 concatenate = concat
+cumprod = cumulative_prod
+cumsum = cumulative_sum
 invert = bitwise_invert
 left_shift = bitwise_left_shift
 mod = remainder

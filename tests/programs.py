@@ -241,6 +241,35 @@ def _sort(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Buil
     return (pick(wanted),), lambda x: function(x, axis=axis, descending=descending), note
 
 
+@builder("argtopk")
+def _argtopk(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    largest = bool(rng.integers(2))
+    wanted = _float if smooth else _any
+    few = lambda x: sk.topk(x, x.shape[0] // 2, axis=0, largest=largest).values
+    return (pick(lambda x: wanted(x) and x.ndim > 0),), few, f"half, largest={largest}"
+
+
+@builder("searchsorted")
+def _searchsorted(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    side = ("left", "right")[rng.integers(2)]
+
+    def run(x: Any) -> Any:
+        return sk.searchsorted(sk.sort(sk.reshape(x, (x.size,))), x, side=side)
+
+    return (pick(_any),), run, side
+
+
+@builder("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min", "recurrence")
+def _cumulative(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis = int(rng.integers(-1, 1))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    if name == "recurrence":
+        op = OPS[name]
+        return (pick(wanted),), lambda x: op(sk.tanh(x), x, axis=axis % x.ndim), f"axis={axis}"
+    function = getattr(sk, name)
+    return (pick(wanted),), lambda x: function(x, axis=axis), f"axis={axis}"
+
+
 @builder("matmul")
 def _matmul(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     def rows(x: Any) -> Any:

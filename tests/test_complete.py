@@ -25,7 +25,7 @@ from stagekit.op import OPS, Op
 from tests.samples import composites, samples
 
 FAMILIES = ["elementwise", "creation", "movement", "reduction", "contraction", "indexing"]
-FAMILIES += ["sorting"]
+FAMILIES += ["sorting", "cumulative"]
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
@@ -35,7 +35,8 @@ INTERNAL = {
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "gather", "matmul", "scatter", "sort"}
+NEVER_0D = {"concat", "gather", "matmul", "scatter", "sort", "recurrence"}
+NEVER_0D |= {f"cumulative_{fold}" for fold in ("sum", "prod", "max", "min")}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}

@@ -126,13 +126,15 @@ def _product_bound(
     op: Op, wide: list[np.ndarray], attrs: dict[str, Any], want: np.ndarray, got: np.ndarray
 ) -> np.ndarray:
     """n / 2 eps for float64, 8 eps below; none where partial products may leave the range."""
-    n = wide[0].size if op.name == "prod" else wide[1].size + 1
+    sums = {"prod": "sum", "cumulative_prod": "cumulative_sum"}
+    whole = op.name in sums
+    n = wide[0].size if whole else wide[1].size + 1
     info = np.finfo(got.dtype)
     eps = max(n / 2, 2) * float(info.eps) if got.dtype == "f8" else 8 * float(info.eps)
     logs = [np.abs(np.log2(np.where(np.isfinite(x) & (x != 0), np.abs(x), 1.0))) for x in wide[:2]]
-    summing = OPS["sum"] if op.name == "prod" else op
-    more = attrs if op.name == "prod" else attrs | {"mode": "add"}
-    spread = reference(summing, [*logs, *wide[2:]] if op.name != "prod" else [logs[0]], more)
+    summing = OPS[sums[op.name]] if whole else op
+    more = attrs if whole else attrs | {"mode": "add"}
+    spread = reference(summing, [logs[0]] if whole else [*logs, *wide[2:]], more)
     bound = eps * np.abs(want) + tiny(info)
     return np.where(
         spread > -float(info.minexp) if got.dtype == "f8" else spread > 1000, np.inf, bound

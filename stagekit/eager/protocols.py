@@ -183,9 +183,50 @@ def _sorted(name: str) -> Callable[..., Any]:
     return ordered
 
 
+def _running(name: str) -> Callable[..., Any]:
+    """`cumsum` and `cumprod`, which flatten without an axis."""
+    op: Callable[..., Any] = getattr(ops, name)
+    return lambda a, axis=None, dtype=None: op(
+        ops.reshape(a, (-1,)) if axis is None else a, axis=axis, dtype=dtype
+    )
+
+
+def _unique(
+    ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
+    values, *rest = ops.unique_all(ar)
+    asked = zip((return_index, return_inverse, return_counts), rest, strict=True)
+    found = [part for wanted, part in asked if wanted]
+    return (values, *found) if found else values
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sort": _sorted("sort"),
     "argsort": _sorted("argsort"),
+    "searchsorted": lambda a, v, side="left", sorter=None: ops.searchsorted(
+        a, v, side=side, sorter=sorter
+    ),
+    "cumsum": _running("cumulative_sum"),
+    "cumprod": _running("cumulative_prod"),
+    "cumulative_sum": lambda x, *, axis=None, dtype=None, include_initial=False: (
+        ops.cumulative_sum(x, axis=axis, dtype=dtype, include_initial=include_initial)
+    ),
+    "cumulative_prod": lambda x, *, axis=None, dtype=None, include_initial=False: (
+        ops.cumulative_prod(x, axis=axis, dtype=dtype, include_initial=include_initial)
+    ),
+    "diff": lambda a, n=1, axis=-1, prepend=None, append=None: ops.diff(
+        a, axis=axis, n=n, prepend=prepend, append=append
+    ),
+    "isin": lambda element, test_elements, invert=False: ops.isin(
+        element, test_elements, invert=invert
+    ),
+    "unique": _unique,
+    "unique_all": lambda x: ops.unique_all(x),
+    "unique_counts": lambda x: ops.unique_counts(x),
+    "unique_inverse": lambda x: ops.unique_inverse(x),
+    "unique_values": lambda x: ops.unique_values(x),
+    "argwhere": lambda a: ops.argwhere(a),
+    "flatnonzero": lambda a: ops.flatnonzero(a),
     "all": _fold("all"),
     "any": _fold("any"),
     "argmax": _fold("argmax"),

@@ -151,8 +151,36 @@ from stagekit.ops.reduction import (
 
 from stagekit.ops.contraction import matmul, vecdot  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
-from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
-from stagekit.ops.sorting import argsort, sort
+from stagekit.ops.cumulative import (
+    cumulative_max,
+    cumulative_min,
+    cumulative_prod,
+    cumulative_sum,
+    diff,
+)
+from stagekit.ops.indexing import (
+    At,
+    argwhere,
+    flatnonzero,
+    gather,
+    getitem,
+    nonzero,
+    setitem,
+    take,
+    take_along_axis,
+)
+from stagekit.ops.sorting import (
+    argsort,
+    isin,
+    searchsorted,
+    sort,
+    topk,
+    unique,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from stagekit.symbolic import maximum as maximum_size
 
 from stagekit.ops import methods  # isort: skip
@@ -178,8 +206,11 @@ __all__ = [
     "prod", "root", "std", "sum", "total", "var",
     "matmul", "vecdot",
     "host_integers", "on_host", "scalar",
-    "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
-    "argsort", "sort",
+    "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
+    "take_along_axis",
+    "cumulative_max", "cumulative_min", "cumulative_prod", "cumulative_sum", "diff",
+    "argsort", "isin", "searchsorted", "sort", "topk", "unique", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values",
     "maximum_size",
     "methods",
 ]  # fmt: skip

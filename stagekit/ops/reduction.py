@@ -274,7 +274,7 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     return restored(out, x, axes) if keepdims else out
 
 
-def _accumulator(x: Any, dtype: Any) -> Any:
+def accumulator(x: Any, dtype: Any) -> Any:
     """The operand in the type it is summed in: small integers and bool widen to 64 bits."""
     x = ops.asarray(x)
     if dtype is None and x.dtype.kind != "float":
@@ -291,7 +291,7 @@ def sum(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = Fals
     >>> sk.sum(sk.ones((2, 3)), axis=0)
     tensor([2., 2., 2.], dtype=float32)
     """
-    return _reduce(_sum, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(_sum, accumulator(x, dtype), axis, keepdims)
 
 
 def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
@@ -301,7 +301,7 @@ def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = Fal
     >>> sk.prod(sk.asarray([2.0, 3.0])).item()
     6.0
     """
-    return _reduce(_prod, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(_prod, accumulator(x, dtype), axis, keepdims)
 
 
 def max(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
