@@ -34,7 +34,7 @@ PUBLIC = {
         broadcast_arrays broadcast_to concat concatenate=concat expand_dims flip matrix_transpose
         moveaxis pad permute_dims repeat reshape roll split squeeze stack swapaxes tile transpose
         unstack
-        matmul vecdot
+        diag diagonal dot einsum inner kron matmul outer tensordot trace vecdot
         argwhere flatnonzero nonzero take take_along_axis
         argsort isin searchsorted sort topk unique unique_all unique_counts unique_inverse
         unique_values

@@ -141,7 +141,6 @@ REFUSED: list[tuple[Callable[[sk.Tensor], Any], str]] = [
     (lambda x: np.sum(x, out=np.zeros(())), "np.sum: out="),
     (lambda x: np.sum(x, where=X > 0), "np.sum: where="),
     (lambda x: np.reshape(x, 6, order="F"), "np.reshape: order="),
-    (lambda x: np.dot(sk.zeros((1, 2, 3)), sk.zeros(3)), "sk.matmul"),
     (lambda x: np.where(x), "np.where: missing"),
 ]
 
@@ -220,6 +219,14 @@ CALLS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "unique_values": [((N[:1, :1],), {})],
     "argwhere": [((N - 2,), {})],
     "flatnonzero": [((N - 2,), {})],
+    "inner": [((X, Y), {}), ((X, 2.0), {})],
+    "outer": [((X, Y[0]), {})],
+    "kron": [((M, X), {})],
+    "tensordot": [((X, Y.T), {"axes": 1}), ((X, Y), {})],
+    "einsum": [(("ij,kj", X, Y), {"optimize": True}), (("ij->i", X), {})],
+    "diagonal": [((X,), {}), ((X, -1), {})],
+    "trace": [((M,), {}), ((N, 1), {"dtype": np.float64})],
+    "diag": [((X[0], 1), {}), ((X, -1), {})],
     "tril": [((M,), {})],
     "triu": [((M, 1), {})],
     "meshgrid": [((X[0], Y[1]), {}), ((X[0], Y[1]), {"indexing": "ij"})],

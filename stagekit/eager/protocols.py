@@ -127,13 +127,6 @@ def _array_equal(a1: Any, a2: Any) -> bool:
     return same_shape(a1.shape, a2.shape) and bool(ops.all(ops.equal(a1, a2)))
 
 
-def _dot(a: Any, b: Any) -> Any:
-    a, b = ops.asarray(a), ops.asarray(b)
-    if a.ndim > 2 or b.ndim > 2:
-        raise _refusal("np.dot: a tensor has more than 2 axes", "use sk.matmul")
-    return ops.matmul(a, b) if a.ndim and b.ndim else ops.multiply(a, b)
-
-
 def _pick(a: Any, indices: Any, axis: int | None = None) -> Any:
     return ops.take(ops.reshape(a, (-1,)) if axis is None else a, indices, axis=axis or 0)
 
@@ -248,7 +241,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "isclose": _isclose,
     "allclose": _allclose,
     "array_equal": _array_equal,
-    "dot": _dot,
+    "dot": lambda a, b: ops.dot(a, b),
+    "inner": lambda a, b: ops.inner(a, b),
+    "outer": lambda a, b: ops.outer(a, b),
+    "kron": lambda a, b: ops.kron(a, b),
+    "tensordot": lambda a, b, axes=2: ops.tensordot(a, b, axes=axes),
+    "einsum": lambda subscripts, *operands, optimize=False: ops.einsum(subscripts, *operands),
+    "diagonal": lambda a, offset=0, axis1=0, axis2=1: ops.diagonal(a, offset, axis1, axis2),
+    "trace": lambda a, offset=0, axis1=0, axis2=1, dtype=None: ops.trace(
+        a, offset, axis1, axis2, dtype
+    ),
+    "diag": lambda v, k=0: ops.diag(v, k),
     "take": _pick,
     "take_along_axis": lambda arr, indices, axis=-1: ops.take_along_axis(arr, indices, axis=axis),
     "nonzero": lambda a: ops.nonzero(a),

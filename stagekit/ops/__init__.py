@@ -149,7 +149,7 @@ from stagekit.ops.reduction import (
     var,
 )
 
-from stagekit.ops.contraction import matmul, vecdot  # isort: skip
+from stagekit.ops.contraction import matmul  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.cumulative import (
     cumulative_max,
@@ -168,6 +168,18 @@ from stagekit.ops.indexing import (
     setitem,
     take,
     take_along_axis,
+)
+from stagekit.ops.products import (
+    diag,
+    diagonal,
+    dot,
+    einsum,
+    inner,
+    kron,
+    outer,
+    tensordot,
+    trace,
+    vecdot,
 )
 from stagekit.ops.sorting import (
     argsort,
@@ -204,7 +216,8 @@ __all__ = [
     "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "unstack",
     "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
     "prod", "root", "std", "sum", "total", "var",
-    "matmul", "vecdot",
+    "matmul",
+    "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
     "host_integers", "on_host", "scalar",
     "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
     "take_along_axis",

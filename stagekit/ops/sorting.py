@@ -162,7 +162,7 @@ def _argtopk_type(x: TensorType, *, k: Any, axis: int, largest: bool) -> TensorT
     n = x.shape[axis]
     if k < 0 or k > n:
         raise ShapeError(
-            f"topk: k = {plain(k)} of axis {axis} of shape {shape_text(x.shape)}",
+            f"topk: k = {plain((k,))[0]} of axis {axis} of shape {shape_text(x.shape)}",
             fix="give a k from 0 to the size of the axis",
         )
     shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
@@ -420,7 +420,7 @@ def unique(x: Any, /, *, size: Any = None, fill_value: Any = None) -> Any:
     if x.size == 0:
         if fill_value is None and size != 0:
             raise ShapeError(
-                f"unique: {plain(size)} elements of none", fix="give a fill_value"
+                f"unique: {plain((size,))[0]} elements of none", fix="give a fill_value"
             ).located(here())
         return ops.full((size,), 0 if fill_value is None else fill_value, dtype=x.dtype)
     fresh = ops.concat([ops.ones((1,), dtype=bool_), ops.not_equal(x[1:], x[:-1])])
