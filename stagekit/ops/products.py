@@ -17,6 +17,7 @@ from stagekit.symbolic import maximum, minimum, plain, product
 from stagekit.types import (
     bool_,
     broadcast_shapes,
+    default_int,
     known_same,
     normalize_axis,
     same_size,
@@ -331,7 +332,7 @@ def diagonal(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     x = ops.moveaxis(x, (a, b), (-2, -1))
     row, column = max(-offset, 0), max(offset, 0)
     size = maximum(minimum(x.shape[-2] - row, x.shape[-1] - column), 0)
-    steps = ops.iota(size=size, dtype=ops.result_type(int))
+    steps = ops.iota(size=size, dtype=default_int)
     return ops.gather(x, steps + row, steps + column, axes=(x.ndim - 2, x.ndim - 1))
 
 
@@ -361,8 +362,7 @@ def diag(x: Any, /, k: int = 0) -> Any:
             f"diag: shape {shape_text(x.shape)} has {x.ndim} axes", fix="give 1 or 2 axes"
         ).located(here())
     size = x.shape[0] + abs(k)
-    rows = ops.reshape(ops.pad(x, (max(-k, 0), max(k, 0))), (1, size))
-    columns = ops.reshape(ops.pad(x, (max(-k, 0), max(k, 0))), (size, 1))
-    steps = ops.iota(size=size, dtype=ops.result_type(int))
+    by_column = ops.pad(x, (max(k, 0), max(-k, 0)))
+    steps = ops.iota(size=size, dtype=default_int)
     there = ops.equal(steps - ops.reshape(steps, (size, 1)), k)
-    return ops.where(there, columns if k >= 0 else rows, ops.zeros((), dtype=x.dtype))
+    return ops.where(there, by_column, ops.zeros((), dtype=x.dtype))
