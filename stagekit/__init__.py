@@ -41,6 +41,9 @@ PUBLIC = {
         cumprod=cumulative_prod cumsum=cumulative_sum cumulative_max cumulative_min cumulative_prod
         cumulative_sum diff
     """,
+    "stagekit.ops.inspection": """
+        __array_api_version__=VERSION __array_namespace_info__=array_namespace_info broadcast_shapes
+    """,
     "stagekit.eager.protocols": "from_dlpack",
     "stagekit.placement": "device devices",
     "stagekit.autodiff": """

@@ -20,6 +20,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError
 from stagekit.op import Cell, weak_type
+from stagekit.ops.inspection import VERSION
 from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.tensor import Tensor, Variable
@@ -264,7 +265,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda a, axis: ops.expand_dims(a, axis=axis),
     "squeeze": lambda a, axis=None: ops.squeeze(a, axis=axis),
     "broadcast_to": lambda array, shape: ops.broadcast_to(array, shape),
-    "broadcast_arrays": lambda *args: tuple(ops.broadcast_arrays(*map(ops.asarray, args))),
+    "broadcast_arrays": lambda *args: ops.broadcast_arrays(*args),
     "flip": lambda m, axis=None: ops.flip(m, axis=axis),
     "roll": lambda a, shift, axis=None: ops.roll(a, shift, axis=axis),
     "tile": lambda A, reps: ops.tile(A, reps),
@@ -280,7 +281,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "tril": lambda m, k=0: ops.tril(m, k=k),
     "triu": lambda m, k=0: ops.triu(m, k=k),
-    "meshgrid": lambda *xi, indexing="xy": tuple(ops.meshgrid(*xi, indexing=indexing)),
+    "meshgrid": lambda *xi, indexing="xy": ops.meshgrid(*xi, indexing=indexing),
     "zeros_like": lambda a, dtype=None: ops.zeros_like(a, dtype=dtype),
     "ones_like": lambda a, dtype=None: ops.ones_like(a, dtype=dtype),
     "empty_like": lambda prototype, dtype=None: ops.empty_like(prototype, dtype=dtype),
@@ -314,7 +315,7 @@ def __array_function__(self: Any, func: Any, types: Any, args: Any, kwargs: dict
 # ----- DLPack, the array namespace, notebooks -----------------------------------------------------
 
 _CPU = (1, 0)  # kDLCPU, and its number
-_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
+_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", VERSION)
 
 
 def __dlpack__(
