@@ -21,10 +21,13 @@ PUBLIC = {
         astype can_cast finfo iinfo isdtype result_type
         abs absolute=abs acos acosh add arccos=acos arccosh=acosh arcsin=asin arcsinh=asinh
         arctan=atan arctan2=atan2 arctanh=atanh asin asinh atan atan2 atanh ceil clip copysign cos
-        cosh divide erf erfc exp exp2 expm1 floor floor_divide hypot log log10 log1p log2 logaddexp
+        cosh degrees=rad2deg deg2rad digamma divide erf erfc exp exp2 expm1 floor floor_divide
+        gammaln=lgamma hypot lgamma log log10 log1p log2 logaddexp
         maximum minimum mod=remainder multiply negative nextafter positive pow=power power
         reciprocal remainder round rsqrt sigmoid sign signbit sin sinh softplus sqrt square subtract
         tan tanh true_divide=divide trunc
+        logit nan_to_num polygamma rad2deg radians=deg2rad sinc xlogy
+        allclose array_equal isclose
         equal greater greater_equal isfinite isinf isnan less less_equal not_equal where
         logical_and logical_not logical_or logical_xor
         bitwise_and bitwise_invert bitwise_left_shift bitwise_not=bitwise_invert bitwise_or

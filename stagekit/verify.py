@@ -58,6 +58,7 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "k": _is_size,
     "largest": lambda value: type(value) is bool,
     "low": _all(_is_size),
+    "n": _is_integer,
     "mode": lambda value: value in _MODES,
     "rule": lambda value: value is not None,
     "serial": _is_integer,

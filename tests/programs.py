@@ -115,6 +115,7 @@ _DOMAIN: dict[str, Callable[[Any], Any]] = {
         ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "divide", "power"],
         _POSITIVE,
     ),
+    "lgamma": _POSITIVE,
     **dict.fromkeys(["asin", "acos", "atanh", "tan"], _INSIDE),
     "acosh": _BEYOND,
 }
@@ -164,6 +165,12 @@ def _elementwise(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) 
         return op(*values)
 
     return operands, run, "" if scalar is None else f"with {scalar}"
+
+
+@builder("polygamma")
+def _polygamma(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    n = int(rng.integers(3))
+    return (pick(_float if smooth else _any),), lambda x: sk.polygamma(n, sk.abs(x) + 1), f"{n}"
 
 
 @builder("reshape")

@@ -58,6 +58,8 @@ def test_every_op_stands_in_the_table_once() -> None:
 def class_of(op: Op, attrs: dict[str, Any]) -> str:
     if op.name == "scatter":
         return {"add": "sum", "multiply": "product", "set": "bits"}.get(attrs["mode"], "zero")
+    if op.name == "polygamma" and attrs["n"] == 0:
+        return "operand"
     return CLASS[op.name]
 
 
@@ -157,7 +159,7 @@ def test_eager_is_the_reference(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("name", [n for n in OPS if CLASS[n] in ("ulp", "operand")])
+@pytest.mark.parametrize("name", [n for n in OPS if CLASS[n] in ("ulp", "operand") and n in ARITY])
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
 def test_many_random_points(name: str, kind: str, full: bool) -> None:
     rng = np.random.default_rng([3, *name.encode()])

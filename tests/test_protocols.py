@@ -227,6 +227,8 @@ CALLS: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "diagonal": [((X,), {}), ((X, -1), {})],
     "trace": [((M,), {}), ((N, 1), {"dtype": np.float64})],
     "diag": [((X[0], 1), {}), ((X, -1), {})],
+    "nan_to_num": [((np.array([np.inf, np.nan, 1.0], np.float32),), {"posinf": 1.0})],
+    "sinc": [((X,), {})],
     "tril": [((M,), {})],
     "triu": [((M, 1), {})],
     "meshgrid": [((X[0], Y[1]), {}), ((X[0], Y[1]), {"indexing": "ij"})],

@@ -24,7 +24,7 @@ from stagekit.ops.inspection import VERSION
 from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.tensor import Tensor, Variable
-from stagekit.types import same_shape, shape_text
+from stagekit.types import shape_text
 
 # ----- ufuncs -------------------------------------------------------------------------------------
 
@@ -35,7 +35,8 @@ _NAMES = """
     isinf isnan left_shift=bitwise_left_shift less less_equal log log10 log1p log2 logaddexp
     logical_and logical_not logical_or logical_xor matmul maximum minimum multiply negative
     nextafter not_equal positive power reciprocal remainder right_shift=bitwise_right_shift
-    rint=round sign signbit sin sinh sqrt square subtract tan tanh trunc vecdot
+    rint=round sign signbit sin sinh sqrt square subtract tan tanh trunc vecdot deg2rad rad2deg
+    radians=deg2rad degrees=rad2deg
 """
 _UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     getattr(np, name): getattr(ops, op or name)
@@ -106,26 +107,6 @@ def __array_ufunc__(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **key
 
 
 # ----- functions: NumPy's parameters on the left, the op on the right -----------------------------
-
-
-def _isclose(
-    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> Any:
-    near = ops.abs(ops.subtract(a, b)) <= ops.add(atol, ops.multiply(rtol, ops.abs(b)))
-    close = ops.where(ops.isfinite(b), near, ops.equal(a, b))
-    both = ops.logical_and(ops.isnan(a), ops.isnan(b))
-    return ops.logical_or(close, both) if equal_nan else close
-
-
-def _allclose(
-    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> bool:
-    return bool(ops.all(_isclose(a, b, rtol, atol, equal_nan)))
-
-
-def _array_equal(a1: Any, a2: Any) -> bool:
-    a1, a2 = ops.asarray(a1), ops.asarray(a2)
-    return same_shape(a1.shape, a2.shape) and bool(ops.all(ops.equal(a1, a2)))
 
 
 def _pick(a: Any, indices: Any, axis: int | None = None) -> Any:
@@ -239,9 +220,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": lambda a, decimals=0: a.round(decimals),
     "around": lambda a, decimals=0: a.round(decimals),
     "where": lambda condition, x, y: ops.where(condition, x, y),
-    "isclose": _isclose,
-    "allclose": _allclose,
-    "array_equal": _array_equal,
+    "isclose": lambda a, b, rtol=1e-5, atol=1e-8, equal_nan=False: ops.isclose(
+        a, b, rtol, atol, equal_nan
+    ),
+    "allclose": lambda a, b, rtol=1e-5, atol=1e-8, equal_nan=False: ops.allclose(
+        a, b, rtol, atol, equal_nan
+    ),
+    "array_equal": lambda a1, a2, equal_nan=False: ops.array_equal(a1, a2, equal_nan),
+    "nan_to_num": lambda x, copy=True, nan=0.0, posinf=None, neginf=None: ops.nan_to_num(
+        x, nan, posinf, neginf
+    ),
+    "sinc": lambda x: ops.sinc(x),
     "dot": lambda a, b: ops.dot(a, b),
     "inner": lambda a, b: ops.inner(a, b),
     "outer": lambda a, b: ops.outer(a, b),

@@ -42,6 +42,7 @@ from stagekit.ops.elementwise import (  # isort: skip
     isnan,
     less,
     less_equal,
+    lgamma,
     log,
     log1p,
     log2,
@@ -151,6 +152,19 @@ from stagekit.ops.reduction import (
 
 from stagekit.ops.contraction import matmul  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
+from stagekit.ops.composite import (
+    allclose,
+    array_equal,
+    deg2rad,
+    digamma,
+    isclose,
+    logit,
+    nan_to_num,
+    polygamma,
+    rad2deg,
+    sinc,
+    xlogy,
+)
 from stagekit.ops.cumulative import (
     cumulative_max,
     cumulative_min,
@@ -202,7 +216,7 @@ __all__ = [
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "ceil", "clip", "copysign", "cos", "cosh", "divide", "equal", "erf", "erfc",
     "exp", "exp2", "expm1", "floor", "floor_divide", "greater", "greater_equal", "hypot",
-    "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log10", "log1p", "log2",
+    "isfinite", "isinf", "isnan", "less", "less_equal", "lgamma", "log", "log10", "log1p", "log2",
     "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum",
     "minimum", "multiply", "negative", "nextafter", "not_equal", "positive", "power",
     "reciprocal", "remainder", "round", "rsqrt", "sigmoid", "sign", "signbit", "sin", "sinh",
@@ -224,6 +238,8 @@ __all__ = [
     "cumulative_max", "cumulative_min", "cumulative_prod", "cumulative_sum", "diff",
     "argsort", "isin", "searchsorted", "sort", "topk", "unique", "unique_all", "unique_counts",
     "unique_inverse", "unique_values",
+    "allclose", "array_equal", "deg2rad", "digamma", "isclose", "logit", "nan_to_num",
+    "polygamma", "rad2deg", "sinc", "xlogy",
     "maximum_size",
     "methods",
 ]  # fmt: skip

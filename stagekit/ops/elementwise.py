@@ -13,7 +13,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.errors import DTypeError
 from stagekit.op import OPS, DTypeRule, Op, Speller
-from stagekit.ops import special
+from stagekit.ops import gamma, special
 from stagekit.ops.documentation import document
 from stagekit.types import (
     RANK,
@@ -340,6 +340,28 @@ erfc = elementwise(
     floating,
     lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)),
     evaluate=ours(special.erfc),
+)
+
+# ----- gamma function -----------------------------------------------------------------------------
+
+lgamma = elementwise(
+    "lgamma", floating, lambda ct, out, x: ct * polygamma_op(x, n=0), evaluate=ours(gamma.lgamma)
+)
+polygamma_op: Op = Op(
+    "polygamma",
+    infer=lambda x, *, n: x,
+    evaluate=lambda xp, x, *, n: gamma.polygamma(n, x),
+    element=lambda e, out, idx, x, *, n: e.apply("polygamma", e.constant(n, x.dtype), x(*idx)),
+    dtypes=floating,
+    vjp=lambda i, ct, out, xs, attrs: ct * polygamma_op(xs[0], n=attrs["n"] + 1),
+    jvp=lambda tangents, out, xs, attrs: tangents[0] * polygamma_op(xs[0], n=attrs["n"] + 1),
+    batch=lambda size, args, mapped, attrs: polygamma_op(*args, **attrs),
+    family="elementwise",
+    doc="""The n-th derivative of the digamma function. As `scipy.special.polygamma`.
+
+    >>> polygamma_op(ops.asarray([1.0]), n=1)
+    tensor([1.644934], dtype=float32)
+    """,
 )
 
 # ----- floating-point representation --------------------------------------------------------------

@@ -46,9 +46,11 @@ class Info:
         float32
         """
         as_device(device)
-        complex_ = {"complex floating": d for name, d in DTYPES.items() if name == "complex64"}
-        integers = {"integral": default_int, "indexing": default_int}
-        return {"real floating": default_float} | complex_ | integers
+        return {
+            "real floating": default_float,
+            "integral": default_int,
+            "indexing": default_int,
+        }
 
     def devices(self) -> tuple[str, ...]:
         """The devices that exist here.

@@ -121,8 +121,8 @@ _UNARY = [
     "negative", "positive", "abs", "sign", "floor", "ceil", "trunc", "round", "square", "sqrt",
     "reciprocal", "rsqrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sigmoid",
     "softplus", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh",
-    "acosh", "atanh", "erf", "erfc", "isfinite", "isinf", "isnan", "signbit", "logical_not",
-    "bitwise_invert",
+    "acosh", "atanh", "erf", "erfc", "lgamma", "isfinite", "isinf", "isnan", "signbit",
+    "logical_not", "bitwise_invert",
 ]  # fmt: skip
 _BINARY = [
     "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum",
@@ -139,6 +139,7 @@ DOMAIN: dict[str, tuple[tuple[float, float], ...]] = {
     **dict.fromkeys(["abs", "reciprocal"], ((0.4, 2.0),)),
     **dict.fromkeys(["asin", "acos", "atanh"], ((-0.8, 0.8),)),
     **dict.fromkeys(["atan2", "hypot", "copysign"], ((0.3, 2.0), (0.3, 2.0))),
+    "lgamma": ((0.3, 3.0),),
     "log1p": ((-0.6, 2.0),),
     "acosh": ((1.3, 3.0),),
     "tan": ((-1.2, 1.2),),
