@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import digits, gradient, imports, small
+from benchmarks import digits, gradient, imports, small, sorting
 from benchmarks.timing import machine
 
-MODULES = {"imports": imports, "small": small, "gradient": gradient, "digits": digits}
+MODULES = {
+    "imports": imports,
+    "small": small,
+    "gradient": gradient,
+    "digits": digits,
+    "sorting": sorting,
+}
 
 
 def main(names: list[str]) -> None:

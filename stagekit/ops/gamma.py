@@ -2,8 +2,8 @@
 
 `lgamma` and `digamma` are within 4 ulp of the larger of the result and the operand, and of the
 result itself for x > 0; `polygamma` of order 1 to 3 within 4 ulp for x > 0, of higher orders and on
-the left within 4 (n + 1) ulp of the largest term of the reflection. Poles are infinite where both sides
-agree on the sign, else NaN. The coefficients are fitted by tools/fit_special.py.
+the left within 4 (n + 1) ulp of the largest term of the reflection. Poles are infinite where both
+sides agree on the sign, else NaN. The coefficients are fitted by tools/fit_special.py.
 """
 
 from __future__ import annotations

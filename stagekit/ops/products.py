@@ -123,7 +123,8 @@ def einsum(subscripts: str, /, *operands: Any) -> Any:
     inputs, output = _parsed(subscripts, [x.ndim for x in tensors])
     kind = ops.result_type(*tensors)
     if kind is bool_ and len(tensors) > 1:
-        raise DTypeError("einsum: bool operands have no products", fix="cast with astype first")
+        error = DTypeError("einsum: bool operands have no products", fix="cast with astype first")
+        raise error.located(here())
     sizes = _sizes(subscripts, tensors, inputs)
     terms = []
     for x, labels in zip(tensors, inputs, strict=True):

@@ -158,13 +158,16 @@ def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool
 # ----- the largest few ----------------------------------------------------------------------------
 
 
-def _argtopk_type(x: TensorType, *, k: Any, axis: int, largest: bool) -> TensorType:
-    n = x.shape[axis]
-    if k < 0 or k > n:
+def _require_few(x: Any, k: Any, axis: int) -> None:
+    if k < 0 or k > x.shape[axis]:
         raise ShapeError(
             f"topk: k = {plain((k,))[0]} of axis {axis} of shape {shape_text(x.shape)}",
             fix="give a k from 0 to the size of the axis",
-        )
+        ).located(here())
+
+
+def _argtopk_type(x: TensorType, *, k: Any, axis: int, largest: bool) -> TensorType:
+    _require_few(x, k, axis)
     shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
     return TensorType(default_int, shape, x.device)
 
@@ -217,8 +220,9 @@ def topk(x: Any, /, k: Any, axis: int = -1, largest: bool = True) -> TopK:
     tensor([3., 2.], dtype=float32)
     """
     x = ops.asarray(x)
-    axis = normalize_axis("topk", axis, x.ndim)
-    indices = _argtopk(x, k=as_integer("topk", "k", k), axis=axis, largest=bool(largest))
+    axis, k = normalize_axis("topk", axis, x.ndim), as_integer("topk", "k", k)
+    _require_few(x, k, axis)
+    indices = _argtopk(x, k=k, axis=axis, largest=bool(largest))
     return TopK(ops.take_along_axis(x, indices, axis=axis), indices)
 
 
