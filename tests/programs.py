@@ -115,6 +115,7 @@ _DOMAIN: dict[str, Callable[[Any], Any]] = {
         ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "divide", "power"],
         _POSITIVE,
     ),
+    "lgamma": _POSITIVE,
     **dict.fromkeys(["asin", "acos", "atanh", "tan"], _INSIDE),
     "acosh": _BEYOND,
 }
@@ -175,6 +176,12 @@ def _part(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Buil
         return sk.real(z) - sk.imag(z) if name == "conj" else z
 
     return (pick(_float),), run, ""
+
+
+@builder("polygamma")
+def _polygamma(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    n = int(rng.integers(3))
+    return (pick(_float if smooth else _any),), lambda x: sk.polygamma(n, sk.abs(x) + 1), f"{n}"
 
 
 @builder("reshape")
@@ -241,6 +248,44 @@ def _reduce(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Bu
 def _arg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     axis = [None, 0, -1][rng.integers(3)]
     return (pick(_ranked(1)),), lambda x: getattr(sk, name)(x, axis=axis), f"axis={axis}"
+
+
+@builder("sort", "argsort")
+def _sort(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis, descending = int(rng.integers(-1, 1)), bool(rng.integers(2))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    function = getattr(sk, name)
+    note = f"axis={axis}, descending={descending}"
+    return (pick(wanted),), lambda x: function(x, axis=axis, descending=descending), note
+
+
+@builder("argtopk")
+def _argtopk(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    largest = bool(rng.integers(2))
+    wanted = _float if smooth else _any
+    few = lambda x: sk.topk(x, x.shape[0] // 2, axis=0, largest=largest).values
+    return (pick(lambda x: wanted(x) and x.ndim > 0),), few, f"half, largest={largest}"
+
+
+@builder("searchsorted")
+def _searchsorted(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    side = ("left", "right")[rng.integers(2)]
+
+    def run(x: Any) -> Any:
+        return sk.searchsorted(sk.sort(sk.reshape(x, (x.size,))), x, side=side)
+
+    return (pick(_any),), run, side
+
+
+@builder("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min", "recurrence")
+def _cumulative(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis = int(rng.integers(-1, 1))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    if name == "recurrence":
+        op = OPS[name]
+        return (pick(wanted),), lambda x: op(sk.tanh(x), x, axis=axis % x.ndim), f"axis={axis}"
+    function = getattr(sk, name)
+    return (pick(wanted),), lambda x: function(x, axis=axis), f"axis={axis}"
 
 
 @builder("matmul")

@@ -26,7 +26,7 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
-    "fourier",
+    "fourier", "sorting", "cumulative",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
@@ -38,6 +38,7 @@ INTERNAL = {
 
 # Ops whose first operand has an axis.
 NEVER_0D = {"concat", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D |= {"sort", "recurrence", *(f"cumulative_{f}" for f in ("sum", "prod", "max", "min"))}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}

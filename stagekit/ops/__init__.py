@@ -45,6 +45,7 @@ from stagekit.ops.elementwise import (  # isort: skip
     isnan,
     less,
     less_equal,
+    lgamma,
     log,
     log1p,
     log2,
@@ -153,9 +154,63 @@ from stagekit.ops.reduction import (
     var,
 )
 
-from stagekit.ops.contraction import matmul, vecdot  # isort: skip
+from stagekit.ops.contraction import matmul  # isort: skip
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
-from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
+from stagekit.ops.composite import (
+    allclose,
+    array_equal,
+    deg2rad,
+    digamma,
+    isclose,
+    logit,
+    nan_to_num,
+    polygamma,
+    rad2deg,
+    sinc,
+    xlogy,
+)
+from stagekit.ops.cumulative import (
+    cumulative_max,
+    cumulative_min,
+    cumulative_prod,
+    cumulative_sum,
+    diff,
+)
+from stagekit.ops.indexing import (
+    At,
+    argwhere,
+    flatnonzero,
+    gather,
+    getitem,
+    nonzero,
+    setitem,
+    take,
+    take_along_axis,
+)
+from stagekit.ops.products import (
+    diag,
+    diagonal,
+    dot,
+    einsum,
+    inner,
+    kron,
+    outer,
+    tensordot,
+    trace,
+    vecdot,
+)
+from stagekit.ops.sorting import (
+    argsort,
+    isin,
+    searchsorted,
+    sort,
+    topk,
+    unique,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from stagekit.symbolic import maximum as maximum_size
 
 from stagekit.ops import fourier, linalg, methods  # noqa: F401  # isort: skip
@@ -169,7 +224,7 @@ __all__ = [
     "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum",
     "multiply", "negative", "nextafter", "not_equal", "positive", "power", "real", "reciprocal",
     "remainder", "round", "rsqrt", "sigmoid", "sign", "signbit", "sin", "sinh", "softplus", "sqrt",
-    "square", "subtract", "tan", "tanh", "trunc", "unbroadcast", "where",
+    "square", "subtract", "tan", "tanh", "trunc", "unbroadcast", "where", "lgamma",
     "alias", "arange", "as_shape", "asarray", "astype", "barrier", "can_cast", "custom",
     "empty", "empty_like", "eye", "finfo", "full", "full_like", "iinfo", "iota", "isdtype",
     "linspace", "meshgrid", "number", "ones", "ones_like", "result_type", "stop_gradient",
@@ -179,9 +234,16 @@ __all__ = [
     "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "unstack",
     "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
     "prod", "root", "std", "sum", "total", "var",
-    "matmul", "vecdot",
+    "matmul",
+    "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
     "host_integers", "on_host", "scalar",
-    "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
+    "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
+    "take_along_axis",
+    "cumulative_max", "cumulative_min", "cumulative_prod", "cumulative_sum", "diff",
+    "argsort", "isin", "searchsorted", "sort", "topk", "unique", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values",
+    "allclose", "array_equal", "deg2rad", "digamma", "isclose", "logit", "nan_to_num",
+    "polygamma", "rad2deg", "sinc", "xlogy",
     "maximum_size",
     "methods",
 ]  # fmt: skip

@@ -12,8 +12,8 @@ from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import DTypeError
-from stagekit.op import OPS, DTypeRule, Op, Speller
-from stagekit.ops import special
+from stagekit.op import OPS, DTypeRule, Op, Speller, keep
+from stagekit.ops import gamma, special
 from stagekit.ops.batching import pointwise
 from stagekit.ops.documentation import document
 from stagekit.types import (
@@ -73,6 +73,8 @@ real_number = real_only(number, "The common real type; bool is refused.")
 real_floating = real_only(
     floating, "The common float type; integers and bool become the default float."
 )
+
+ordered = real_only(keep, "A real type.")
 
 
 def complex_only(name: str, operands: Sequence[Any]) -> list[DType]:
@@ -508,6 +510,31 @@ erfc = elementwise(
     real_floating,
     lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)),
     evaluate=ours(special.erfc),
+)
+
+# ----- gamma function -----------------------------------------------------------------------------
+
+lgamma = elementwise(
+    "lgamma",
+    real_floating,
+    lambda ct, out, x: ct * polygamma_op(x, n=0),
+    evaluate=ours(gamma.lgamma),
+)
+polygamma_op: Op = Op(
+    "polygamma",
+    infer=lambda x, *, n: x,
+    evaluate=lambda xp, x, *, n: gamma.polygamma(n, x),
+    element=lambda e, out, idx, x, *, n: e.apply("polygamma", e.constant(n, x.dtype), x(*idx)),
+    dtypes=real_floating,
+    vjp=lambda i, ct, out, xs, attrs: ct * polygamma_op(xs[0], n=attrs["n"] + 1),
+    jvp=lambda tangents, out, xs, attrs: tangents[0] * polygamma_op(xs[0], n=attrs["n"] + 1),
+    batch=lambda size, args, mapped, attrs: polygamma_op(*args, **attrs),
+    family="elementwise",
+    doc="""The n-th derivative of the digamma function. As `scipy.special.polygamma`.
+
+    >>> polygamma_op(ops.asarray([1.0]), n=1)
+    tensor([1.644934], dtype=float32)
+    """,
 )
 
 # ----- floating-point representation --------------------------------------------------------------

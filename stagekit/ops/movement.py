@@ -117,7 +117,7 @@ def _missing(x: Any, sizes: Sequence[Any], hole: int) -> Any:
     return x.size // known
 
 
-def expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
+def expand_dims(x: Any, /, axis: Any) -> Any:
     """`x` with axes of size 1 inserted at `axis` (an int or a tuple), as `numpy.expand_dims`.
 
     >>> import stagekit as sk
@@ -290,7 +290,7 @@ def broadcast_to(x: Any, /, shape: Any) -> Any:
     return ops.alias(x) if known_same(x.shape, sizes) else _broadcast_to(x, shape=sizes)
 
 
-def broadcast_arrays(*arrays: Any) -> list[Any]:
+def broadcast_arrays(*arrays: Any) -> tuple[Any, ...]:
     """All operands in their common shape, as `numpy.broadcast_arrays`.
 
     >>> import stagekit as sk
@@ -299,7 +299,7 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
     """
     tensors = [ops.asarray(x) for x in arrays]
     shape = located_shapes("broadcast_arrays", *(x.shape for x in tensors))
-    return [broadcast_to(x, shape) for x in tensors]
+    return tuple(broadcast_to(x, shape) for x in tensors)
 
 
 def located_shapes(op: str, *shapes: Shape) -> Shape:
