@@ -1,4 +1,4 @@
-"""Sorting, running folds, sets and einsum: derivatives, stages, symbolic sizes, batching, errors."""
+"""Sorting, folds, sets and einsum: derivatives, stages, symbolic sizes, batching, errors."""
 
 from __future__ import annotations
 
