@@ -1,4 +1,4 @@
-"""Sorting, running folds, sets, einsum: derivatives, stages, symbolic sizes, batching, errors."""
+"""Sorting, folds, sets and einsum: derivatives, stages, symbolic sizes, batching, errors."""
 
 from __future__ import annotations
 
@@ -124,6 +124,10 @@ def test_large_orders_are_stable(kind: str, descending: bool) -> None:
     for k in (1, 100, 4000):
         found = sk.topk(sk.asarray(x), k, largest=descending)
         assert np.array_equal(found.indices.numpy(), order[:k])
+    scarce = np.where(np.arange(len(x)) % 1999 == 5, 7, x[0] * 0 - 100).astype(kind)
+    for row in (scarce, np.full(5000, NAN if kind != "int32" else 3, kind)):
+        places = np.argsort(-row.astype("f8"), kind="stable")
+        assert np.array_equal(sk.topk(sk.asarray(row), 5).indices.numpy(), places[:5])
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])

@@ -310,8 +310,9 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
         raise ShapeError(
             f"vecdot: axis {axis} of shapes {shapes} differs", fix="the sizes must be equal"
         ).located(here())
-    products = ops.multiply(x, y)
-    return ops.sum(products, axis=-1, dtype=products.dtype)
+    ops.located_shapes("vecdot", x.shape, y.shape)
+    rows, columns = ops.expand_dims(x, axis=-2), ops.expand_dims(y, axis=-1)
+    return ops.squeeze(ops.matmul(rows, columns), axis=(-2, -1))
 
 
 # ----- diagonals ----------------------------------------------------------------------------------

@@ -175,17 +175,24 @@ def _argtopk_type(x: TensorType, *, k: Any, axis: int, largest: bool) -> TensorT
 
 
 def _argtopk_evaluate(xp: Any, x: Any, *, k: int, axis: int, largest: bool) -> Any:
-    """All below the k-th key, and the first of those equal to it: one pass, then k are sorted."""
     keys = xp.moveaxis(_turned(xp, x, largest), axis, -1)
-    bound = xp.partition(keys, k - 1, axis=-1)[..., k - 1 : k] if 0 < 4 * k <= keys.shape[-1] else x
-    if bound is x or (bound != bound).any():
+    n = keys.shape[-1]
+    if n < _MANY or not 0 < _SAMPLED * k < n or not keys.size:
         return xp.moveaxis(_order(xp, keys, -1)[..., :k], -1, axis)
-    below, equal = keys < bound, keys == bound
-    missing = k - below.sum(-1, keepdims=True)
-    chosen = xp.nonzero(below | equal & (equal.cumsum(-1) <= missing))[-1]
-    chosen = chosen.reshape(bound.shape[:-1] + (k,))
-    order = _order(xp, xp.take_along_axis(keys, chosen, -1), -1)
-    return xp.moveaxis(xp.take_along_axis(chosen, order, -1), -1, axis)
+    rows = [_few_first(xp, row, k) for row in keys.reshape(-1, n)]
+    return xp.moveaxis(xp.stack(rows).reshape(*keys.shape[:-1], k), -1, axis)
+
+
+_MANY, _SAMPLED = 1024, 16
+
+
+def _few_first(xp: Any, keys: Any, k: int) -> Any:
+    """The first k of the order of a row: among all that are not above the k-th of a sample."""
+    bound = xp.partition(keys[::_SAMPLED], k - 1)[k - 1]
+    if bound != bound:
+        return _order(xp, keys, -1)[:k]
+    places = xp.flatnonzero(keys <= bound)
+    return places[_order(xp, keys[places], -1)[:k]]
 
 
 _argtopk: Op = Op(

@@ -93,6 +93,11 @@ def _argtopk(name: str, rng: np.random.Generator) -> Iterator[Sample]:
         extreme = rng.permutation(np.resize(special_values(kind), (61,)))
         attrs = {"axis": 0, "k": k, "largest": k != 3}
         yield Sample(name, (extreme,), attrs, False, f"special {kind}")
+    for kind in ("float32", "int8", "float64"):
+        many = random(rng, kind, (2, 1100))
+        yield Sample(name, (many,), {"axis": 1, "k": 9, "largest": kind == "int8"}, False, "long")
+    attrs = {"axis": 1, "k": 9, "largest": True}
+    yield Sample(name, (np.zeros((0, 1100)),), attrs, False, "no rows")
     few = rng.integers(0, 3, (3, 40)).astype("float32")
     few[1, ::5] = NAN
     for layout, x in laid_out(few):
