@@ -59,9 +59,9 @@ PUBLIC = {
     "stagekit.graph": "Graph",
     "stagekit.settings": "config",
     "stagekit.errors": """
-        ArgumentError ArtifactError BoundsError CheckError DTypeError DataDependentError DeviceError
-        ExportError LeakedTensorError RetraceError ShapeError StagekitError StagekitWarning
-        TraceError
+        ArgumentError ArtifactError AxisError BoundsError CheckError DTypeError DataDependentError
+        DeviceError ExportError LeakedTensorError RetraceError ShapeError StagekitError
+        StagekitWarning TraceError
     """,
 }
 MODULES = "export fft nn testing"  # public names that are submodules

@@ -22,6 +22,7 @@ from stagekit.autodiff import GradientTape as GradientTape
 from stagekit.eager.protocols import from_dlpack as from_dlpack
 from stagekit.errors import ArgumentError as ArgumentError
 from stagekit.errors import ArtifactError as ArtifactError
+from stagekit.errors import AxisError as AxisError
 from stagekit.errors import BoundsError as BoundsError
 from stagekit.errors import CheckError as CheckError
 from stagekit.errors import DataDependentError as DataDependentError

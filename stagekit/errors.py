@@ -80,6 +80,10 @@ class BoundsError(StagekitError, IndexError):
     """An index lies outside its axis."""
 
 
+class AxisError(ShapeError, BoundsError):
+    """A tensor has no such axis: a ValueError and an IndexError, as NumPy's AxisError is."""
+
+
 class TraceError(StagekitError):
     """A function cannot be traced as it is written."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -234,6 +234,7 @@ class Op:
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
         self.numpy = self.on(np)
         self.operands = _operands(self.numpy)
+        self.__signature__: Signature | None = None
         self.bare = isinstance(self.numpy, np.ufunc)
         self._casts: dict[tuple[Any, ...], Casts | tuple[()]] = {}
         OPS[name] = self

@@ -120,9 +120,12 @@ def _remainder(x: float, y: float) -> float:
 
 
 def _floor_divide(x: float, y: float, target: DType) -> float:
-    """(x - x % y) / y to the nearest integer; each step rounds, in float32 for float16."""
-    if x != x or y != y or math.isinf(x) or y == 0:
-        return NAN if math.isinf(x) and y != 0 else _divide(x, y)
+    """(x - x % y) / y to the nearest integer; each step rounds, in float32 for float16.
+
+    x / y where one of them is infinite.
+    """
+    if x != x or y != y or math.isinf(x) or math.isinf(y) or y == 0:
+        return _divide(x, y)
     step = dtype("float64") if target.itemsize == 8 else dtype("float32")
     rest = math.fmod(x, y)
     quotient = nearest(_divide(nearest(x - rest, step), y), step)

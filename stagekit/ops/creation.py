@@ -27,6 +27,7 @@ from stagekit.types import (
     default_float,
     default_int,
     promote,
+    real_of,
     require_in_range,
     shape_text,
 )
@@ -594,14 +595,22 @@ class IntegerLimits:
     dtype: DType
 
 
+_MOST = 2.0**127 * (2 - 2.0**-7)
+_BFLOAT16 = FloatLimits(16, 2.0**-7, _MOST, -_MOST, 2.0**-126, bfloat16)
+
+
 def finfo(type: Any, /) -> FloatLimits:
-    """Machine limits of a float type, as `numpy.finfo`. Raises DTypeError for other types.
+    """Machine limits of a float type, or of the parts of a complex one, as `numpy.finfo`.
+
+    Raises DTypeError for other types.
 
     >>> import stagekit as sk
     >>> sk.finfo(sk.float32).bits
     32
     """
-    kind = type.dtype if isinstance(type, Tensor) else as_dtype(type)
+    kind = real_of(type.dtype if isinstance(type, Tensor) else as_dtype(type))
+    if kind is bfloat16:
+        return _BFLOAT16
     if kind.kind != "float":
         error = DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
         raise error.located(here())

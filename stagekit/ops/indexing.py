@@ -30,6 +30,7 @@ from stagekit.types import (
     normalize_axis,
     promote,
     same_shape,
+    same_size,
     shape_text,
 )
 
@@ -574,9 +575,10 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
         value_rank = ops.asarray(value).ndim
         if mask.dtype is bool_ and value_rank == 0 and mask.ndim <= x.ndim:
             _require_mask(x.shape[: mask.ndim], x, mask)
-            tail = (1,) * (x.ndim - mask.ndim)
-            fitted = ops.reshape(mask, (*mask.shape, *tail))
-            return ops.where(fitted, ops.astype(value, x.dtype), x)
+            if known_same(mask.shape, x.shape[: mask.ndim]):
+                tail = (1,) * (x.ndim - mask.ndim)
+                fitted = ops.reshape(mask, (*mask.shape, *tail))
+                return ops.where(fitted, ops.astype(value, x.dtype), x)
     value = ops.astype(ops.asarray(value), x.dtype, copy=False)
     index = getitem(ops.reshape(ops.iota(size=x.size, dtype=default_int), x.shape), key)
     if not _broadcasts(value.shape, index.shape):
@@ -591,7 +593,9 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
 
 
 def _require_mask(sizes: tuple[Any, ...], x: Any, mask: Any) -> None:
-    if not same_shape(mask.shape, sizes):
+    """BoundsError for a mask of other sizes than the axes it selects from, or 0."""
+    pairs = zip(mask.shape, sizes, strict=False)
+    if len(mask.shape) != len(sizes) or not all(same_size(m, n) or m == 0 for m, n in pairs):
         raise BoundsError(
             f"index: a mask of shape {shape_text(mask.shape)} does not fit shape "
             f"{shape_text(x.shape)}",

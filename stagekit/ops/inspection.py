@@ -7,7 +7,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.placement import as_device
 from stagekit.placement import devices as found_devices
-from stagekit.types import DTYPES, DType, default_float, default_int
+from stagekit.types import DTYPES, DType, default_complex, default_float, default_int
 
 VERSION = "2025.12"
 
@@ -48,6 +48,7 @@ class Info:
         as_device(device)
         return {
             "real floating": default_float,
+            "complex floating": default_complex,
             "integral": default_int,
             "indexing": default_int,
         }

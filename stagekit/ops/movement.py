@@ -695,7 +695,7 @@ def tile(x: Any, repetitions: Any, /) -> Any:
 def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     """Each element (or slice along `axis`) repeated `repeats` times, as `numpy.repeat`.
 
-    `repeats` is an int, or a list of ints, one an element.
+    `repeats` is an int, or a list of ints, one an element (or one for all).
 
     >>> import stagekit as sk
     >>> sk.repeat(sk.arange(2), 2)
@@ -707,6 +707,8 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     axis = normalize_axis("repeat", axis, x.ndim)
     if not isinstance(repeats, (int, Dim)):
         counts = ops.host_integers("repeat", repeats)
+        if len(counts) == 1:
+            return repeat(x, counts[0], axis=axis)
         if not same_size(x.shape[axis], len(counts)) or min(counts, default=0) < 0:
             raise ShapeError(
                 f"repeat: {len(counts)} counts for axis {axis} of shape {shape_text(x.shape)}",

@@ -384,3 +384,39 @@ def _power_of_two(exponent: Array) -> Array:
 LARGEST = 28.0  # erfc is 0 beyond it
 SPLITTER = 2.0**27 + 1.0
 _POWER, _POWER_LOW = np.array(POWER), np.array(POWER_LOW)
+
+
+# ----- complex numbers, where NumPy misses special values of the Array API standard ---------------
+
+
+def _of_parts(real: Array, imag: Array, kind: Any) -> Array:
+    out = np.empty(np.shape(real), kind)
+    out.real, out.imag = real, imag
+    return out
+
+
+def complex_expm1(z: Array) -> Array:
+    """exp(z) - 1 of complex numbers, accurate near 0.
+
+    >>> complex_expm1(np.array([0j, complex("inf+0j")]))
+    array([ 0.+0.j, inf+0.j])
+    """
+    x, y = z.real, z.imag
+    half, flat = np.sin(y / 2), y == 0
+    real = np.where(flat, np.expm1(x), np.expm1(x) * np.cos(y) - 2 * half * half)
+    imag = np.where(flat, y, np.exp(x) * np.sin(y))
+    least, most = np.isneginf(x), np.isposinf(x) & ~np.isfinite(y)
+    real = np.where(least, -1, np.where(most, np.inf, real))
+    imag = np.where(least & ~np.isfinite(y), 0, np.where(most, np.nan, imag))
+    return _of_parts(real, imag, z.dtype)
+
+
+def complex_tanh(z: Array) -> Array:
+    """The hyperbolic tangent of complex numbers: 1 + 0j at inf + 1j.
+
+    >>> complex_tanh(np.array([complex("inf+2j")]))
+    array([1.+0.j])
+    """
+    out = np.tanh(z)
+    edge = np.isinf(z.real) & np.isfinite(z.imag)
+    return np.where(edge, _of_parts(np.sign(z.real), np.copysign(0, z.imag), z.dtype), out)
