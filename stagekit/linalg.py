@@ -1,8 +1,8 @@
 """Linear algebra: `sk.linalg`, the standard's extension (revision 2025.12) and what scipy adds.
 
-Functions take floats (cast integers: a cast is never silent), matrices in the last two axes, the
-others a batch; zero sizes are allowed. float16 is computed in float32 and rounded once. Errors and
-values are the same in both stages: both make the same call of LAPACK.
+Functions take real or complex numbers (cast integers: no cast is silent), matrices in the last two
+axes, the others a batch; zero sizes are allowed. float16 and bfloat16 are computed in float32 and
+rounded once. Errors and values are the same in both stages: both make the same call of LAPACK.
 """
 
 from __future__ import annotations
@@ -14,18 +14,31 @@ import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import OPS
 from stagekit.ops import matmul, matrix_transpose, vecdot
+from stagekit.ops.linalg import adjoint, conj, eps, real
 from stagekit.source import here
 from stagekit.symbolic import maximum, minimum
-from stagekit.types import as_integer, default_int, normalize_axes, same_size, shape_text
+from stagekit.types import as_integer, default_int, normalize_axes, real_of, same_size, shape_text
 
 __all__ = [
-    "EighResult", "LstsqResult", "QRResult", "SVDResult", "SlogdetResult", "cholesky", "cross",
-    "det", "diagonal", "eigh", "eigvalsh", "expm", "inv", "lstsq", "matmul", "matrix_norm",
-    "matrix_power", "matrix_rank", "matrix_transpose", "norm", "outer", "pinv", "qr", "slogdet",
-    "solve", "solve_triangular", "svd", "svdvals", "trace", "vecdot", "vector_norm",
+    "EigResult", "EighResult", "LstsqResult", "QRResult", "SVDResult", "SlogdetResult",
+    "cholesky", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh", "expm", "inv",
+    "lstsq", "matmul", "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "norm",
+    "outer", "pinv", "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals", "trace",
+    "vecdot", "vector_norm",
 ]  # fmt: skip
 
 # ----- results ------------------------------------------------------------------------------------
+
+
+class EigResult(NamedTuple):
+    """Eigenvalues in LAPACK's order, and the eigenvectors in the columns of a matrix.
+
+    >>> EigResult._fields
+    ('eigenvalues', 'eigenvectors')
+    """
+
+    eigenvalues: Any
+    eigenvectors: Any
 
 
 class EighResult(NamedTuple):
@@ -89,9 +102,9 @@ class LstsqResult(NamedTuple):
 # ----- operands -----------------------------------------------------------------------------------
 
 
-def _floating(op: str, x: Any) -> Any:
+def _inexact(op: str, x: Any) -> Any:
     x = ops.asarray(x)
-    if x.dtype.kind != "float":
+    if not x.dtype.inexact:
         raise DTypeError(
             f"{op}: an operand is {x.dtype}", fix="cast it to float32 or float64 with astype"
         ).located(here())
@@ -179,7 +192,7 @@ def lstsq(a: Any, b: Any, /, *, rtol: Any = None) -> LstsqResult:
     inverse = pinv(a, rtol=rtol)
     solution = _of_columns(b, lambda b: ops.matmul(inverse, b))
     errors = _of_columns(solution, lambda x: ops.matmul(a, x)) - b
-    residuals = ops.sum(ops.square(errors), axis=-1 if b.ndim == 1 else -2)
+    residuals = ops.sum(real(errors * conj(errors)), axis=-1 if b.ndim == 1 else -2)
     return LstsqResult(solution, residuals, matrix_rank(a, rtol=rtol), svdvals(a))
 
 
@@ -196,14 +209,14 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Any:
     tensor([[0.5],
             [0. ]], dtype=float32)
     """
-    x = _matrix("pinv", _floating("pinv", x))
+    x = _matrix("pinv", _inexact("pinv", x))
     return OPS["pinv"](x, _tolerance(x, rtol))
 
 
 def _tolerance(x: Any, rtol: Any) -> Any:
     if rtol is None:
-        rtol = float(ops.finfo(x.dtype).eps) * maximum(*x.shape[-2:])
-    return ops.stop_gradient(ops.asarray(rtol, dtype=x.dtype))
+        rtol = eps(x) * maximum(*x.shape[-2:])
+    return ops.stop_gradient(ops.asarray(rtol, dtype=real_of(x.dtype)))
 
 
 def matrix_rank(x: Any, /, *, rtol: Any = None) -> Any:
@@ -215,7 +228,7 @@ def matrix_rank(x: Any, /, *, rtol: Any = None) -> Any:
     >>> sk.linalg.matrix_rank(sk.ones((3, 3))).item()
     1
     """
-    x = _matrix("matrix_rank", _floating("matrix_rank", x))
+    x = _matrix("matrix_rank", _inexact("matrix_rank", x))
     s = svdvals(x)
     largest = ops.sum(s[..., :1], axis=-1)
     least = ops.expand_dims(_tolerance(x, rtol) * largest, axis=-1)
@@ -238,7 +251,31 @@ def cholesky(x: Any, /, *, upper: bool = False) -> Any:
             [1., 1.]], dtype=float32)
     """
     factor = OPS["cholesky"](x)
-    return ops.matrix_transpose(factor) if upper else factor
+    return adjoint(factor) if upper else factor
+
+
+def eig(x: Any, /) -> EigResult:
+    """The complex eigenvalues and the eigenvectors (of length 1) of each square matrix.
+
+    The order, and the phases of the vectors, are LAPACK's choice. Gradients that depend on the
+    phases, or tell equal eigenvalues or their vectors apart, are NaN. As `numpy.linalg.eig`. Raises
+    LinAlgError where there is no convergence, ShapeError, DTypeError for integers.
+
+    >>> import stagekit as sk
+    >>> sk.linalg.eig(sk.asarray([[2.0, 1.0], [0.0, 3.0]])).eigenvalues
+    tensor([2.+0.j, 3.+0.j], dtype=complex64)
+    """
+    return EigResult(*OPS["eig"](x))
+
+
+def eigvals(x: Any, /) -> Any:
+    """The complex eigenvalues of each square matrix; see `eig`.
+
+    >>> import stagekit as sk
+    >>> sk.linalg.eigvals(sk.eye(1))
+    tensor([1.+0.j], dtype=complex64)
+    """
+    return OPS["eig"](x)[0]
 
 
 def eigh(x: Any, /) -> EighResult:
@@ -367,7 +404,7 @@ def matrix_power(x: Any, n: int, /) -> Any:
     tensor([[1., 3.],
             [0., 1.]], dtype=float32)
     """
-    x, n = _matrix("matrix_power", _floating("matrix_power", x)), int(_whole(n))
+    x, n = _matrix("matrix_power", _inexact("matrix_power", x)), int(_whole(n))
     if not same_size(x.shape[-2], x.shape[-1]):
         raise ShapeError(
             f"matrix_power: shape {shape_text(x.shape)} is no square matrix",
@@ -401,11 +438,11 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: flo
     >>> sk.linalg.vector_norm(sk.asarray([3e30, 4e30])).item() > 4.9e30
     True
     """
-    x = _floating("vector_norm", x)
+    x = _inexact("vector_norm", x)
     axes = normalize_axes("vector_norm", axis, x.ndim)
     size = ops.abs(x)
     if ord == 0:
-        out = ops.sum(ops.astype(x != 0, x.dtype), axis=axes, keepdims=True)
+        out = ops.sum(ops.astype(x != 0, size.dtype), axis=axes, keepdims=True)
     elif ord == 1:
         out = ops.sum(size, axis=axes, keepdims=True)
     elif ord in (math.inf, -math.inf):
@@ -448,7 +485,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     >>> sk.linalg.matrix_norm(sk.ones((2, 2))).item()
     2.0
     """
-    x = _matrix("matrix_norm", _floating("matrix_norm", x))
+    x = _matrix("matrix_norm", _inexact("matrix_norm", x))
     if ord == "fro" or ord is None:
         return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
     if ord in (1, -1, math.inf, -math.inf):
@@ -479,7 +516,7 @@ def norm(x: Any, /, ord: Any = None, axis: Any = None, keepdims: bool = False) -
     >>> sk.linalg.norm(sk.asarray([3.0, 4.0])).item()
     5.0
     """
-    x = _floating("norm", x)
+    x = _inexact("norm", x)
     if ord is None:
         return vector_norm(x, axis=axis, keepdims=keepdims)
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)

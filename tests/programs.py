@@ -341,6 +341,7 @@ def _matrix(x: Any) -> Any:
 
 _OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
     "eigh": sk.linalg.eigvalsh,
+    "eig": lambda m: sk.abs(sk.linalg.eigvals(m)),
     "svd": sk.linalg.svdvals,
     "qr": lambda m: sk.linalg.qr(m).R,
     "slogdet": lambda m: sk.linalg.slogdet(m).logabsdet,

@@ -286,7 +286,9 @@ SIGNATURES = {
     "cross": "(x1, x2, /, *, axis=-1)",
     "det": "(x, /)",
     "diagonal": "(x, /, *, offset=0)",
+    "eig": "(x, /)",
     "eigh": "(x, /)",
+    "eigvals": "(x, /)",
     "eigvalsh": "(x, /)",
     "inv": "(x, /)",
     "matmul": "(x1, x2, /)",
@@ -318,6 +320,7 @@ def test_signatures_are_the_standards(name: str) -> None:
 def test_results_are_named() -> None:
     x = positive(2, 2)
     assert la.eigh(x)._fields == ("eigenvalues", "eigenvectors")
+    assert la.eig(x)._fields == ("eigenvalues", "eigenvectors")
     assert la.qr(x)._fields == ("Q", "R")
     assert la.slogdet(x)._fields == ("sign", "logabsdet")
     assert la.svd(x)._fields == ("U", "S", "Vh")
@@ -734,3 +737,123 @@ def test_batching_rules(name: str) -> None:
         ]
         for j, each in enumerate(found):
             close(each, np.stack([row[j] for row in rows]))
+
+
+# ----- complex numbers ----------------------------------------------------------------------------
+
+
+def complex_draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return draw(*shape, seed=seed) + 1j * draw(*shape, seed=seed + 100)
+
+
+def complex_positive(n: int) -> np.ndarray:
+    x = complex_draw(n, n)
+    return x @ x.conj().T + 0.5 * np.eye(n)
+
+
+def adjoint(x: Any) -> Any:
+    return sk.conj(x.mT)
+
+
+def of_eigh(x: Any) -> Any:
+    """A function of a Hermitian matrix, and its eigenvalues: no phase matters."""
+    w, v = la.eigh(x)
+    return w, (v * sk.exp(w / 4)[..., None, :]) @ adjoint(v)
+
+
+def of_svd(x: Any) -> Any:
+    r = la.svd(x, full_matrices=False)
+    return r.S, (r.U * sk.tanh(r.S)[..., None, :]) @ r.Vh, r.U[..., :1] @ adjoint(r.U[..., :1])
+
+
+def of_eig(x: Any) -> Any:
+    w, v = la.eig(x)
+    return sk.sum(w**2), sk.sum(sk.abs(w)), sk.abs(v)
+
+
+COMPLEX: dict[str, tuple[Function, Function | None, tuple[Any, ...]]] = {
+    "solve": (la.solve, np.linalg.solve, (complex_draw(2, 3, 3), complex_draw(3, 2))),
+    "triangular": (
+        lambda a, b: la.solve_triangular(a, b, lower=True),
+        lambda a, b: np.linalg.solve(np.tril(a), b), (complex_draw(3, 3), complex_draw(3, 2)),
+    ),
+    "inv": (la.inv, np.linalg.inv, (complex_draw(2, 3, 3),)),
+    "det": (la.det, np.linalg.det, (complex_draw(2, 3, 3),)),
+    "slogdet": (la.slogdet, np.linalg.slogdet, (complex_draw(2, 3, 3),)),
+    "expm": (la.expm, scipy.linalg.expm, (complex_draw(3, 3),)),
+    "pinv": (la.pinv, np.linalg.pinv, (complex_draw(3, 2),)),
+    "power": (lambda x: la.matrix_power(x, -2), lambda x: np.linalg.matrix_power(x, -2),
+              (complex_draw(3, 3),)),
+    "cholesky": (la.cholesky, np.linalg.cholesky, (complex_positive(3),)),
+    "cholesky upper": (lambda x: la.cholesky(x, upper=True),
+                       lambda x: np.linalg.cholesky(x, upper=True), (complex_positive(3),)),
+    "qr": (la.qr, np.linalg.qr, (complex_draw(2, 3, 3),)),
+    "qr tall": (la.qr, np.linalg.qr, (complex_draw(4, 2),)),
+    "qr wide": (la.qr, np.linalg.qr, (complex_draw(2, 4),)),
+    "eigvalsh": (la.eigvalsh, np.linalg.eigvalsh, (complex_positive(3),)),
+    "svdvals": (la.svdvals, np.linalg.svdvals, (complex_draw(3, 4),)),
+    "eigvals": (la.eigvals, np.linalg.eigvals, (complex_draw(3, 3),)),
+    "eigvals of real": (la.eigvals, np.linalg.eigvals, (draw(3, 3),)),
+    "norm": (la.norm, np.linalg.norm, (complex_draw(3, 2),)),
+    "nuc": (lambda x: la.matrix_norm(x, ord="nuc"), lambda x: np.linalg.norm(x, "nuc"),
+            (complex_draw(3, 2),)),
+    "vector_norm": (lambda x: la.vector_norm(x, ord=3), lambda x: np.linalg.norm(x, 3),
+                    (complex_draw(3),)),
+    "lstsq": (lambda a, b: la.lstsq(a, b)[:2], lambda a, b: np.linalg.lstsq(a, b)[:2],
+              (complex_draw(4, 2), complex_draw(4, 2))),
+    "cross": (la.cross, np.linalg.cross, (complex_draw(2, 3), complex_draw(3))),
+    "of eigh": (of_eigh, None, (complex_positive(3),)),
+    "of svd": (of_svd, None, (complex_draw(3, 3),)),
+    "of svd tall": (of_svd, None, (complex_draw(4, 2),)),
+    "of svd wide": (of_svd, None, (complex_draw(2, 3),)),
+    "of eig": (of_eig, None, (complex_draw(3, 3),)),
+    "of eig of real": (of_eig, None, (draw(3, 3),)),
+    "null space": (
+        lambda x: (lambda u: u @ adjoint(u))(la.svd(x).U[:, 2:]), None, (complex_draw(4, 2),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_matrices(name: str) -> None:
+    f, referee, args = COMPLEX[name]
+    if referee is not None:
+        for got, want in zip(leaves(f(*args)), leaves(referee(*args)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+        for leaf in leaves(f(*[x.astype("complex64") for x in args])):
+            assert leaf.dtype in ("complex64", "float32")
+    assert_staged_equal(f, *map(sk.asarray, args))
+    check_grads(f, args, order=2)
+
+
+def test_gradients_that_depend_on_a_phase_are_nan() -> None:
+    x = complex_positive(3)
+    for f in (
+        lambda x: sk.real(la.eigh(x).eigenvectors[1, 0]),
+        lambda x: sk.real(la.svd(x).U[1, 0]),
+        lambda x: sk.real(la.svd(x).Vh[0, 1]),
+        lambda x: sk.imag(la.eig(x).eigenvectors[1, 0]),
+    ):
+        _, pullback = sk.vjp(f, x)
+        assert np.isnan(pullback(1.0)[0].numpy()).all()
+
+
+def test_eigenvalues_of_a_matrix_without_a_basis_of_eigenvectors() -> None:
+    x = np.array([[1.0, 1.0], [0.0, 1.0]])
+    assert la.eigvals(x).tolist() == [1, 1]
+    _, pullback = sk.vjp(lambda x: la.eigvals(x), x)
+    assert np.isnan(pullback(np.array([1.0 + 0j, 0]))[0].numpy()).all()
+    _, pullback = sk.vjp(la.eigvals, np.eye(2))
+    close(pullback(np.array([1.0 + 0j, 1.0]))[0], np.eye(2))
+    assert np.isnan(pullback(np.array([1.0 + 0j, 0]))[0].numpy()).all()
+
+
+def test_bfloat16_is_computed_in_float32() -> None:
+    x = sk.asarray(positive(3, 3), dtype=sk.bfloat16)
+    for name in ("inv", "det", "cholesky", "eigvalsh", "svdvals", "expm", "pinv", "norm"):
+        out = getattr(la, name)(x)
+        assert out.dtype == sk.bfloat16
+        if name != "norm":
+            want = OPS["astype"](getattr(la, name)(sk.astype(x, sk.float32)), dtype=sk.bfloat16)
+            close(sk.astype(out, sk.float32), sk.astype(want, sk.float32))
+    assert la.matrix_rank(x).item() == 3

@@ -6,7 +6,10 @@ continuous they are NaN, where a function does not depend on it they are right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 import stagekit.ops as ops
 from stagekit.op import Op
@@ -19,9 +22,12 @@ from stagekit.ops.linalg import (
     column,
     diagonal,
     eps,
-    floating,
+    hermitian,
+    inexact,
+    inv,
     is_diagonal,
     poisoned,
+    real,
     require_matrix,
     require_square,
     row,
@@ -31,18 +37,37 @@ from stagekit.ops.linalg import (
     undefined,
 )
 from stagekit.symbolic import minimum
-from stagekit.types import TensorType, broadcast_shapes
+from stagekit.types import (
+    DType,
+    TensorType,
+    broadcast_shapes,
+    complex64,
+    complex128,
+    float64,
+    real_of,
+)
 
 # ----- choices ------------------------------------------------------------------------------------
 
 
-def _invariant(x: Any, m: Any) -> Any:
-    """`x`, but NaN where a gradient `m = q.T @ ct` turns the columns of q among themselves.
+def _invariant(x: Any, m: Any, ct: Any) -> Any:
+    """`x`, but NaN where a gradient `m = q.mH @ ct` turns the columns of q among themselves.
 
     Then the function depends on the choice of q within its span, and has no derivative.
     """
-    turned = ops.sum(ops.abs(m - adjoint(m)), axis=(-2, -1))
-    return poisoned(x, turned > eps(m) ** 0.5 * ops.sum(ops.abs(m), axis=(-2, -1)))
+    return _unmoved(x, ops.sum(ops.abs(m - adjoint(m)), axis=(-2, -1)), ct)
+
+
+def _unphased(x: Any, m: Any, ct: Any) -> Any:
+    """`x`, but NaN where a gradient `m = q.mH @ ct` turns the phases of complex columns of q."""
+    if m.dtype.kind != "complex":
+        return x
+    return _unmoved(x, ops.sum(ops.abs(ops.imag(diagonal(m))), axis=-1), ct)
+
+
+def _unmoved(x: Any, turned: Any, ct: Any) -> Any:
+    """`x`, but NaN where what is `turned` is more than rounding of the gradient `ct`."""
+    return poisoned(x, turned > eps(ct) ** 0.5 * ops.sum(ops.abs(ct), axis=(-2, -1)))
 
 
 def _rounding(s: Any) -> Any:
@@ -86,8 +111,7 @@ def _under(factor: Any, x: Any) -> Any:
 
 
 def _cholesky_value(xp: Any, x: Any) -> Any:
-    half = x * 0.5
-    return called("cholesky", xp.linalg.cholesky, half + xp.swapaxes(half, -1, -2))
+    return called("cholesky", xp.linalg.cholesky, hermitian(xp, x))
 
 
 def _cholesky_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -106,7 +130,7 @@ cholesky: Op = Op(
     infer=square("cholesky"),
     evaluate=_cholesky_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_cholesky_vjp,
     jvp=_cholesky_jvp,
     batch=batched(lambda: cholesky, 2),
@@ -124,12 +148,11 @@ cholesky: Op = Op(
 
 def _eigh_type(x: TensorType) -> tuple[TensorType, TensorType]:
     require_square("eigh", x)
-    return x.with_shape(x.shape[:-1]), x
+    return x.with_shape(x.shape[:-1]).with_dtype(real_of(x.dtype)), x
 
 
 def _eigh_value(xp: Any, x: Any) -> Any:
-    half = x * 0.5
-    return called("eigh", lambda x: tuple(xp.linalg.eigh(x)), half + xp.swapaxes(half, -1, -2))
+    return called("eigh", lambda x: tuple(xp.linalg.eigh(x)), hermitian(xp, x))
 
 
 def _eigh_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
@@ -140,7 +163,7 @@ def _eigh_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
     if ct_v is not None:
         inner = chain(adjoint(v), ct_v)
         turned = _over_gaps(inner, row(w) - column(w), equal, inner)
-        parts.append(chain(v, turned, adjoint(v)))
+        parts.append(_unphased(chain(v, turned, adjoint(v)), inner, ct_v))
     return symmetric(ops.total(parts))
 
 
@@ -148,7 +171,7 @@ def _eigh_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
     (t,), (w, v) = tangents, outs
     inner, equal = chain(adjoint(v), symmetric(t), v), _equal(w)
     turned = _over_gaps(inner, row(w) - column(w), equal, inner)
-    return _shared(diagonal(inner), equal), chain(v, turned)
+    return _shared(real(diagonal(inner)), equal), chain(v, turned)
 
 
 eigh: Op = Op(
@@ -157,7 +180,7 @@ eigh: Op = Op(
     infer=_eigh_type,
     evaluate=_eigh_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_eigh_vjp,
     jvp=_eigh_jvp,
     batch=batched(lambda: eigh, 2),
@@ -170,6 +193,77 @@ eigh: Op = Op(
     """,
 )
 
+
+def _eig_type(x: TensorType) -> tuple[TensorType, TensorType]:
+    require_square("eig", x)
+    out = x.with_dtype(complex128 if real_of(x.dtype) is float64 else complex64)
+    return out.with_shape(x.shape[:-1]), out
+
+
+def _eig_value(xp: Any, x: Any) -> Any:
+    kind = np.complex128 if x.dtype in (np.float64, np.complex128) else np.complex64
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    found = called("eig", lambda x: tuple(xp.linalg.eig(x)), wide)
+    return tuple(each.astype(kind) for each in found)
+
+
+def _inverse_vectors(v: Any) -> Any:
+    """The inverse of eigenvectors, NaN where they are linearly dependent to half the digits."""
+    inverse = inv(v, checked=False)
+    return poisoned(inverse, ops.sum(ops.abs(inverse), axis=(-2, -1)) > eps(v) ** -0.5)
+
+
+def _apart(m: Any, equal: Any) -> Any:
+    """Undefined where different eigenvalues are equal and anything flows between them, else 0."""
+    different = ops.logical_and(equal, ops.logical_not(is_diagonal(m)))
+    return ops.where(different, undefined(m), 0.0)
+
+
+def _eig_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
+    (ct_w, ct_v), (w, v) = cts, outs
+    gaps, equal = ops.conj(row(w) - column(w)), _equal(w)
+    inner = ops.zeros_like(v)
+    if ct_w is not None:
+        apart = _apart(row(ct_w) - column(ct_w), equal)
+        inner = inner + ops.where(is_diagonal(v), row(ct_w + ops.sum(apart, axis=-1)), 0.0)
+    if ct_v is not None:
+        flow = chain(adjoint(v), ct_v)
+        scaled = row(ops.real(diagonal(flow))) * chain(adjoint(v), v)
+        inner = _unphased(inner + _over_gaps(flow - scaled, gaps, equal, flow), flow, ct_v)
+    left = adjoint(_inverse_vectors(v))
+    grown = chain(left, inner, adjoint(v))
+    return grown if xs[0].dtype.kind == "complex" else ops.real(grown)
+
+
+def _eig_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
+    (t,), (w, v) = tangents, outs
+    inner, equal = chain(_inverse_vectors(v), t, v), _equal(w)
+    own = diagonal(inner)
+    apart = _apart(row(own) - column(own), equal) + _apart(inner, equal)
+    moved = own + ops.sum(apart, axis=-1)
+    turned = chain(v, _over_gaps(inner, row(w) - column(w), equal, inner))
+    return moved, turned - v * row(ops.real(diagonal(chain(adjoint(v), turned))))
+
+
+eig: Op = Op(
+    "eig",
+    several=True,
+    infer=_eig_type,
+    evaluate=_eig_value,
+    library=LAPACK,
+    dtypes=inexact,
+    vjp=_eig_vjp,
+    jvp=_eig_jvp,
+    batch=batched(lambda: eig, 2),
+    checks=True,
+    family="linalg",
+    doc="""The complex eigenvalues, and eigenvectors (columns) of length 1.
+
+    >>> eig(ops.asarray([[3.0]]))[0]
+    tensor([3.+0.j], dtype=complex64)
+    """,
+)
+
 # ----- singular values ----------------------------------------------------------------------------
 
 
@@ -178,7 +272,8 @@ def _svd_type(x: TensorType, *, full_matrices: bool) -> tuple[TensorType, ...]:
     *batch, m, n = x.shape
     k = minimum(m, n)
     left, right = ((m, m), (n, n)) if full_matrices else ((m, k), (k, n))
-    return x.with_shape((*batch, *left)), x.with_shape((*batch, k)), x.with_shape((*batch, *right))
+    s = x.with_shape((*batch, k)).with_dtype(real_of(x.dtype))
+    return x.with_shape((*batch, *left)), s, x.with_shape((*batch, *right))
 
 
 def _completed(ct: Any, q: Any, k: Any) -> tuple[Any, Any]:
@@ -191,7 +286,7 @@ def _completed(ct: Any, q: Any, k: Any) -> tuple[Any, Any]:
         return first, None
     known, rest = ct[..., :k], ct[..., k:]
     moved = known - chain(others, adjoint(rest), first)
-    return first, _invariant(moved, chain(adjoint(others), rest))
+    return first, _invariant(moved, chain(adjoint(others), rest), rest)
 
 
 def _is_null(s: Any) -> Any:
@@ -208,6 +303,13 @@ def _over(x: Any, s: Any) -> Any:
     """Columns over singular values, undefined where these are 0."""
     null = row(_is_null(s))
     return ops.where(null, undefined(x), x / ops.where(null, 1.0, row(s)))
+
+
+def _over_values(m: Any, s: Any) -> Any:
+    """The imaginary diagonal over singular values, as an imaginary number."""
+    phase = ops.imag(diagonal(m))
+    null = _is_null(s)
+    return ops.where(null, undefined(phase), phase / ops.where(null, 1.0, s)) * 1j
 
 
 def _rejected(x: Any, q: Any) -> Any:
@@ -238,7 +340,16 @@ def _svd_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
         turned = column(s) * (turned + adjoint(turned))
         parts.append(chain(u, turned, adjoint(v)))
         parts.append(chain(u, adjoint(_over(_rejected(ct_v, v), s))))
-    return ops.total(parts)
+    grown = ops.total(parts)
+    if grown.dtype.kind != "complex":
+        return grown
+    turned = [(chain(adjoint(q), ct), ct) for q, ct in ((u, ct_u), (v, ct_v)) if ct is not None]
+    if turned:
+        phases, cts = zip(*turned, strict=True)
+        grown = _unphased(grown, ops.total(phases), ops.concat(cts, axis=-2))
+    if ct_u is not None:  # of a pair of columns only that of u turns
+        grown = grown + chain(u * row(_over_values(turned[0][0], s)), adjoint(v))
+    return grown
 
 
 def _svd_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
@@ -247,11 +358,13 @@ def _svd_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
     u1, v1 = u[..., :k], adjoint(vh)[..., :k]
     inner, equal = chain(adjoint(u1), t, v1), _equal(s)
     gaps = _square_gaps(s)
-    ts = ops.where(_is_null(s), 0.0, _shared(diagonal(inner), equal))
+    ts = ops.where(_is_null(s), 0.0, _shared(real(diagonal(inner)), equal))
     left = inner * row(s) + column(s) * adjoint(inner)
     right = column(s) * inner + adjoint(inner) * row(s)
     flow = undefined(inner) + undefined(adjoint(inner))
     tu = chain(u1, _over_gaps(left, gaps, equal, flow)) + _over(_rejected(chain(t, v1), u1), s)
+    if t.dtype.kind == "complex":
+        tu = tu + u1 * row(_over_values(inner, s))
     tv = chain(v1, _over_gaps(right, gaps, equal, flow))
     tv = tv + _over(_rejected(chain(adjoint(t), u1), v1), s)
     return _extended(tu, u1, u), ts, adjoint(_extended(tv, v1, adjoint(vh)))
@@ -271,7 +384,7 @@ svd: Op = Op(
         "svd", lambda x: tuple(xp.linalg.svd(x, full_matrices=full_matrices)), x
     ),
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_svd_vjp,
     jvp=_svd_jvp,
     batch=batched(lambda: svd, 2),
@@ -317,8 +430,9 @@ def _qr_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
     ct_r = ops.zeros_like(r) if ct_r is None else ct_r
     ct_r1, ct_r2 = ct_r[..., :k, :k], ct_r[..., :k, k:]
     ct_q = ct_q + chain(xs[0][..., k:], adjoint(ct_r2))
-    inner = ops.tril(chain(r1, adjoint(ops.triu(ct_r1))) - chain(adjoint(ct_q), q1))
-    inner = inner + adjoint(ops.tril(inner, k=-1))
+    inner = chain(r1, adjoint(ops.triu(ct_r1))) - chain(adjoint(ct_q), q1)
+    lower = ops.tril(inner, k=-1)
+    inner = lower + adjoint(lower) + ops.where(is_diagonal(inner), real(inner), 0.0)
     grown = solve_triangular(r1, adjoint(ct_q + chain(q1, inner)), **_UPPER)
     return ops.concat([adjoint(grown), chain(q1, ct_r2)], axis=-1)
 
@@ -330,13 +444,20 @@ def _qr_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
     moved = _right_quotient(t[..., :k], r1)
     inner = chain(adjoint(q1), moved)
     lower = ops.tril(inner, k=-1)
-    turned = lower - adjoint(lower)
+    turned = lower - adjoint(lower) + _imaginary_diagonal(inner)
     tq = chain(q1, turned - inner) + moved
     tr1 = chain(inner - turned, r1)
     tr2 = chain(adjoint(q1), t[..., k:]) - chain(turned, r2)
     tr = ops.concat([ops.triu(tr1), tr2], axis=-1)
     zeros = ops.zeros((*r.shape[:-2], r.shape[-2] - k, r.shape[-1]), dtype=r.dtype)
     return _extended(tq, q1, q), ops.concat([tr, zeros], axis=-2)
+
+
+def _imaginary_diagonal(x: Any) -> Any:
+    """What turns the phases of q, so that the diagonal of r stays real; 0 for real matrices."""
+    if x.dtype.kind != "complex":
+        return ops.zeros_like(x)
+    return ops.where(is_diagonal(x), ops.imag(x) * 1j, 0.0)
 
 
 def _right_quotient(x: Any, r: Any) -> Any:
@@ -353,7 +474,7 @@ qr: Op = Op(
         "qr", lambda x: tuple(xp.linalg.qr(x, mode="complete" if complete else "reduced")), x
     ),
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_qr_vjp,
     jvp=_qr_jvp,
     batch=batched(lambda: qr, 2),
@@ -368,6 +489,12 @@ qr: Op = Op(
 # ----- pseudo-inverse -----------------------------------------------------------------------------
 
 
+def _pinv_dtypes(op: str, operands: Sequence[Any]) -> list[DType]:
+    """A matrix, and a tolerance of real numbers."""
+    kind = inexact(op, operands[:1])[0]
+    return [kind, real_of(kind)]
+
+
 def _pinv_type(x: TensorType, rtol: TensorType) -> TensorType:
     require_matrix("pinv", x)
     *batch, m, n = x.shape
@@ -380,7 +507,8 @@ def _pinv_value(xp: Any, x: Any, rtol: Any) -> Any:
         u, s, vh = xp.linalg.svd(x, full_matrices=False)
         kept = s > (rtol * s.max(axis=-1, initial=0.0))[..., None]
         inverse = xp.where(kept, 1 / xp.where(kept, s, 1), 0).astype(s.dtype)
-        return (xp.swapaxes(vh, -1, -2) * inverse[..., None, :]) @ xp.swapaxes(u, -1, -2)
+        columns = xp.swapaxes(vh.conj(), -1, -2) * inverse[..., None, :]
+        return columns @ xp.swapaxes(u.conj(), -1, -2)
 
     return called("pinv", function, x, rtol)
 
@@ -425,7 +553,7 @@ pinv: Op = Op(
     infer=_pinv_type,
     evaluate=_pinv_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=_pinv_dtypes,
     vjp=_pinv_vjp,
     jvp=_pinv_jvp,
     batch=batched(lambda: pinv, 2, 0),

@@ -1,6 +1,7 @@
 """Linear algebra: LAPACK through `numpy.linalg`, with derivatives written in ops.
 
-Matrices are the last two axes, all others a batch. float16 is computed in float32 and rounded once.
+Matrices are the last two axes, all others a batch. float16 and bfloat16 are computed in
+float32 and rounded once.
 Derivatives that are undefined (of equal eigenvalues' vectors, of a factor of a matrix without full
 rank) are NaN; docs/equality.md says where.
 """
@@ -16,17 +17,26 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import DTypeError, LinAlgError, ShapeError
 from stagekit.op import Op, Speller
-from stagekit.types import DType, TensorType, broadcast_shapes, promote, same_size, shape_text
+from stagekit.types import (
+    DType,
+    TensorType,
+    bfloat16,
+    broadcast_shapes,
+    promote,
+    real_of,
+    same_size,
+    shape_text,
+)
 
 LAPACK = "LAPACK, through numpy.linalg"
 
 # ----- operands -----------------------------------------------------------------------------------
 
 
-def floating(op: str, operands: Sequence[Any]) -> Sequence[DType | None]:
-    """Operands of one float type; all else is refused."""
+def inexact(op: str, operands: Sequence[Any]) -> list[DType]:
+    """Operands of one float or complex type; all else is refused."""
     for d in operands:
-        if not isinstance(d, DType) or d.kind != "float":
+        if not isinstance(d, DType) or not d.inexact:
             raise DTypeError(
                 f"{op}: an operand is {d.name if isinstance(d, DType) else d.__name__}",
                 fix="cast it to float32 or float64 with astype",
@@ -85,7 +95,8 @@ _FAILED = {
 def called(op: str, function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     """A LAPACK call in a type that it has, with its results in the operands' type."""
     kind = arrays[0].dtype
-    wide = [x.astype(np.float32) if x.dtype.itemsize < 4 else x for x in arrays]
+    narrow = kind == np.float16
+    wide = [x.astype(np.float32) for x in arrays] if narrow else arrays
     try:
         out = function(*wide, **options)
     except np.linalg.LinAlgError as error:
@@ -94,16 +105,29 @@ def called(op: str, function: Callable[..., Any], *arrays: Any, **options: Any) 
                 shapes = " and ".join(str(x.shape) for x in arrays)
                 raise LinAlgError(f"{op}: {text} (shape {shapes})", fix=fix) from None
         raise  # of shapes, which the type rule words
-    if isinstance(out, tuple):
-        return tuple(np.asarray(each).astype(kind, copy=False) for each in out)
-    return np.asarray(out).astype(kind, copy=False)
+    if not narrow:
+        return out
+    return tuple(x.astype(kind) for x in out) if isinstance(out, tuple) else out.astype(kind)
+
+
+def hermitian(xp: Any, x: Any) -> Any:
+    """The array (x + adjoint(x)) / 2."""
+    half = x * 0.5
+    return half + xp.swapaxes(half, -1, -2).conj()
 
 
 # ----- what rules are made of ---------------------------------------------------------------------
 
 
 def adjoint(x: Any) -> Any:
-    return ops.matrix_transpose(x)
+    """The conjugate transpose."""
+    out = ops.matrix_transpose(x)
+    return ops.conj(out) if x.dtype.kind == "complex" else out
+
+
+def real(x: Any) -> Any:
+    """The real part of a complex tensor; any other as it is."""
+    return ops.real(x) if x.dtype.kind == "complex" else x
 
 
 def chain(*xs: Any) -> Any:
@@ -112,6 +136,11 @@ def chain(*xs: Any) -> Any:
     for x in xs[1:]:
         out = ops.matmul(out, x)
     return out
+
+
+def conj(x: Any) -> Any:
+    """The complex conjugate; any other tensor as it is."""
+    return ops.conj(x) if x.dtype.kind == "complex" else x
 
 
 def column(x: Any) -> Any:
@@ -136,7 +165,9 @@ def diagonal(x: Any) -> Any:
 
 
 def eps(x: Any) -> float:
-    return float(ops.finfo(x.dtype).eps)
+    """The spacing of numbers above 1 in the type of the parts."""
+    kind = real_of(x.dtype)
+    return 2.0**-7 if kind is bfloat16 else float(np.finfo(kind.numpy).eps)
 
 
 undefined: Op = Op(
@@ -144,7 +175,7 @@ undefined: Op = Op(
     infer=lambda x: x,
     evaluate=lambda xp, x: xp.where(x == 0, x, xp.asarray(xp.nan, x.dtype)),
     element=lambda e, out, idx, x: _undefined_element(e, x(*idx), x.dtype),
-    dtypes=floating,
+    dtypes=inexact,
     vjp=lambda i, ct, out, xs, attrs: undefined(ct),
     jvp=lambda tangents, out, xs, attrs: undefined(tangents[0]),
     batch=lambda size, args, mapped, attrs: undefined(*args),
@@ -211,7 +242,7 @@ solve: Op = Op(
     infer=_system("solve"),
     evaluate=lambda xp, a, b: called("solve", xp.linalg.solve, a, b),
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_solve_vjp,
     jvp=_solve_jvp,
     batch=batched(lambda: solve, 2, 2),
@@ -241,7 +272,7 @@ inv: Op = Op(
     infer=square("inv"),
     evaluate=_inv_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=lambda i, ct, out, xs, attrs: -chain(adjoint(out), ct, adjoint(out)),
     jvp=lambda tangents, out, xs, attrs: -chain(out, tangents[0], out),
     batch=batched(lambda: inv, 2),
@@ -304,7 +335,7 @@ solve_triangular: Op = Op(
     infer=_system("solve_triangular"),
     evaluate=_triangular_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_triangular_vjp,
     jvp=_triangular_jvp,
     batch=batched(lambda: solve_triangular, 2, 2),
@@ -318,6 +349,11 @@ solve_triangular: Op = Op(
 )
 
 # ----- determinants -------------------------------------------------------------------------------
+
+
+def _double(x: Any) -> Any:
+    """An array in double precision."""
+    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
 def _without(xp: Any, s: Any, m: int) -> Any:
@@ -341,13 +377,14 @@ def _is_odd(permutation: Sequence[int]) -> bool:
 def _cofactor_value(xp: Any, x: Any, *directions: Any) -> Any:
     """By the singular values: exact also where some are 0, and no quotient of them is taken."""
     try:
-        u, s, vh = xp.linalg.svd(x.astype(np.float64))
+        u, s, vh = xp.linalg.svd(_double(x))
     except np.linalg.LinAlgError:
         return xp.full_like(x, xp.nan)
-    turned = [xp.swapaxes(u, -1, -2) @ e @ xp.swapaxes(vh, -1, -2) for e in directions]
+    left, right = xp.swapaxes(u.conj(), -1, -2), xp.swapaxes(vh.conj(), -1, -2)
+    turned = [left @ e @ right for e in directions]
     m, letters = len(turned) + 1, "abcdefghijklm"
     rest = _without(xp, s, m)
-    core, eye = xp.zeros(x.shape), xp.eye(x.shape[-1])
+    core, eye = xp.zeros_like(u), xp.eye(x.shape[-1])
     for p in itertools.permutations(range(m)):
         on_diagonal = p[0] == 0
         out = "a" if on_diagonal else f"a{letters[p[0]]}"
@@ -356,7 +393,7 @@ def _cofactor_value(xp: Any, x: Any, *directions: Any) -> Any:
         term = term[..., None] * eye if on_diagonal else term
         core = core - term if _is_odd(p) else core + term
     sign = (xp.linalg.det(u) * xp.linalg.det(vh))[..., None, None]
-    return (u @ (core * sign) @ vh).astype(x.dtype)
+    return (u.conj() @ (core * sign) @ vh.conj()).astype(x.dtype)
 
 
 def _cofactor_type(x: TensorType, *directions: TensorType) -> TensorType:
@@ -370,7 +407,7 @@ def _cofactor_type(x: TensorType, *directions: TensorType) -> TensorType:
 def _cofactor_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     x, *directions = xs
     rest = [e for k, e in enumerate(directions, 1) if k != i]
-    return cofactor(x, ct, *rest)
+    return conj(cofactor(x, conj(ct), *rest))
 
 
 def _cofactor_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -392,7 +429,7 @@ cofactor: Op = Op(
     infer=_cofactor_type,
     evaluate=_cofactor_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_cofactor_vjp,
     jvp=_cofactor_jvp,
     batch=_cofactor_batch,
@@ -424,8 +461,8 @@ det: Op = Op(
     infer=_scalar_type("det"),
     evaluate=lambda xp, x: called("det", xp.linalg.det, x),
     library=LAPACK,
-    dtypes=floating,
-    vjp=lambda i, ct, out, xs, attrs: column(column(ct)) * cofactor(xs[0]),
+    dtypes=inexact,
+    vjp=lambda i, ct, out, xs, attrs: column(column(ct)) * conj(cofactor(xs[0])),
     jvp=lambda tangents, out, xs, attrs: ops.sum(cofactor(xs[0]) * tangents[0], axis=(-2, -1)),
     batch=batched(lambda: det, 2),
     family="linalg",
@@ -437,19 +474,33 @@ det: Op = Op(
 )
 
 
+def _slogdet_type(x: TensorType) -> tuple[TensorType, TensorType]:
+    out = _scalar_type("slogdet")(x)
+    return out, out.with_dtype(real_of(x.dtype))
+
+
 def _slogdet_value(xp: Any, x: Any) -> Any:
-    sign, log = called("slogdet", lambda x: tuple(xp.linalg.slogdet(x)), x)
-    return xp.where(xp.isnan(log), log, sign), log
+    sign, log = called("slogdet", lambda x: tuple(map(xp.asarray, xp.linalg.slogdet(x))), x)
+    return xp.where(xp.isnan(log), log, sign).astype(sign.dtype), log
 
 
 def _slogdet_vjp(i: int, cts: Any, outs: Any, xs: Any, attrs: Any) -> Any:
-    if cts[1] is None:
+    """The sign of a complex determinant turns with the imaginary part of trace(x^-1 dx)."""
+    (ct_sign, ct_log), (sign, _), parts = cts, outs, []
+    if ct_log is not None:
+        parts.append(ct_log)
+    if ct_sign is not None and sign.dtype.kind == "complex":
+        parts.append(ops.imag(conj(sign) * ct_sign) * 1j)
+    if not parts:
         return None
-    return column(column(cts[1])) * adjoint(inv(xs[0], checked=False))
+    return column(column(ops.total(parts))) * adjoint(inv(xs[0], checked=False))
 
 
 def _slogdet_jvp(tangents: Any, outs: Any, xs: Any, attrs: Any) -> Any:
-    return None, _diagonal_sum(chain(inv(xs[0], checked=False), tangents[0]))
+    moved = _diagonal_sum(chain(inv(xs[0], checked=False), tangents[0]))
+    if moved.dtype.kind != "complex":
+        return None, moved
+    return outs[0] * ops.imag(moved) * 1j, ops.real(moved)
 
 
 def _diagonal_sum(x: Any) -> Any:
@@ -459,10 +510,10 @@ def _diagonal_sum(x: Any) -> Any:
 slogdet: Op = Op(
     "slogdet",
     several=True,
-    infer=lambda x: (_scalar_type("slogdet")(x),) * 2,
+    infer=_slogdet_type,
     evaluate=_slogdet_value,
     library=LAPACK,
-    dtypes=floating,
+    dtypes=inexact,
     vjp=_slogdet_vjp,
     jvp=_slogdet_jvp,
     batch=batched(lambda: slogdet, 2),
@@ -487,7 +538,7 @@ _PADE_NORM = 5.371920351148152
 
 
 def _expm_value(xp: Any, x: Any) -> Any:
-    a = x.astype(np.float64)
+    a = _double(x)
     norm = xp.abs(a).sum(axis=-2).max(axis=-1, initial=0.0)
     finite = xp.isfinite(norm)
     ratio = xp.where(finite & (norm > _PADE_NORM), norm / _PADE_NORM, 1.0)
@@ -520,7 +571,7 @@ expm: Op = Op(
     infer=square("expm"),
     evaluate=_expm_value,
     library="scaling and squaring: how many products there are depends on the values",
-    dtypes=floating,
+    dtypes=inexact,
     vjp=lambda i, ct, out, xs, attrs: _expm_along(adjoint(xs[0]), ct),
     jvp=lambda tangents, out, xs, attrs: _expm_along(xs[0], tangents[0]),
     batch=batched(lambda: expm, 2),

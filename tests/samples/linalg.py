@@ -55,6 +55,15 @@ def _of_square(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     yield from of_matrix(name, rng, spread, SQUARE)
 
 
+@generator("eig")
+def _eig(name: str, rng: np.random.Generator) -> Iterator[Sample]:
+    """Eigenvectors are measured in tests/test_linalg.py, by functions that know no phase."""
+    for kind in (*FLOATS, "complex64", "complex128"):
+        yield Sample(name, (random(rng, kind, (2, 3, 3)),), {}, False, kind)
+    for shape in ((0, 0), (0, 2, 2)):
+        yield Sample(name, (random(rng, "float64", shape),), {}, True, f"shape {shape}")
+
+
 @generator("inv")
 def _inv(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     yield from of_matrix(name, rng, spread, SQUARE, {"checked": True}, {"checked": False})
