@@ -857,3 +857,22 @@ def test_bfloat16_is_computed_in_float32() -> None:
             want = OPS["astype"](getattr(la, name)(sk.astype(x, sk.float32)), dtype=sk.bfloat16)
             close(sk.astype(out, sk.float32), sk.astype(want, sk.float32))
     assert la.matrix_rank(x).item() == 3
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        la.det, la.slogdet, la.pinv, la.eigvals, la.svdvals, la.norm, la.trace, la.matrix_rank,
+        lambda x: la.matrix_norm(x, ord=2), lambda x: la.solve(x, x[0]), lambda x: la.solve(EYE, x),
+        lambda x: la.lstsq(x, x[:, 0]).solution, lambda x: la.matrix_power(x, 3),
+        sk.grad(la.det), sk.grad(lambda x: sk.sum(la.inv(x))),
+        sk.grad(lambda x: sk.sum(la.svdvals(x)) + sk.sum(la.qr(x).R)),
+    ],
+)  # fmt: skip
+def test_functions_under_vmap_are_a_loop(f: Function) -> None:
+    x = draw(4, 3, 3)
+    for axis in (0, 2):
+        found = leaves(sk.vmap(f, axis)(np.moveaxis(x, 0, axis)))
+        wanted = zip(*[leaves(f(each)) for each in x])
+        for a, b in zip(found, wanted, strict=True):
+            close(a, np.stack(b))
