@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.op import OPS
-from stagekit.ops import matmul, matrix_transpose, vecdot
+from stagekit.ops import matmul, matrix_transpose, tensordot, vecdot
 from stagekit.ops.linalg import adjoint, conj, eps, real
 from stagekit.source import here
-from stagekit.symbolic import maximum, minimum
+from stagekit.symbolic import maximum
 from stagekit.types import as_integer, default_int, normalize_axes, real_of, same_size, shape_text
 
 __all__ = [
     "EigResult", "EighResult", "LstsqResult", "QRResult", "SVDResult", "SlogdetResult",
     "cholesky", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh", "expm", "inv",
     "lstsq", "matmul", "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "norm",
-    "outer", "pinv", "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals", "trace",
-    "vecdot", "vector_norm",
+    "outer", "pinv", "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals",
+    "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
 # ----- results ------------------------------------------------------------------------------------
@@ -575,7 +575,7 @@ def outer(x1: Any, x2: Any, /) -> Any:
             f"outer: shapes {shape_text(x.shape)} and {shape_text(y.shape)} are not of vectors",
             fix="give one axis each",
         ).located(here())
-    return ops.expand_dims(x, axis=1) * y
+    return ops.outer(x, y)
 
 
 def diagonal(x: Any, /, *, offset: int = 0) -> Any:
@@ -587,15 +587,7 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Any:
     >>> sk.linalg.diagonal(sk.asarray([[1, 2], [3, 4]]))
     tensor([1, 4], dtype=int64)
     """
-    return _diagonal("diagonal", x, offset)
-
-
-def _diagonal(op: str, x: Any, offset: int) -> Any:
-    x, offset = _matrix(op, x), as_integer(op, "offset", offset)
-    down, right = maximum(-offset, 0), maximum(offset, 0)
-    size = maximum(minimum(x.shape[-2] - down, x.shape[-1] - right), 0)
-    places = ops.arange(size)
-    return x[..., places + down, places + right]
+    return ops.diagonal(_matrix("diagonal", x), offset, -2, -1)
 
 
 def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
@@ -607,4 +599,4 @@ def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
     >>> sk.linalg.trace(sk.eye(3)).item()
     3.0
     """
-    return ops.sum(_diagonal("trace", x, offset), axis=-1, dtype=dtype)
+    return ops.trace(_matrix("trace", x), offset, -2, -1, dtype)
