@@ -60,11 +60,11 @@ PUBLIC = {
     "stagekit.settings": "config",
     "stagekit.errors": """
         ArgumentError ArtifactError AxisError BoundsError CheckError DTypeError DataDependentError
-        DeviceError ExportError LeakedTensorError RetraceError ShapeError StagekitError
+        DeviceError ExportError LeakedTensorError LinAlgError RetraceError ShapeError StagekitError
         StagekitWarning TraceError
     """,
 }
-MODULES = "export fft nn testing"  # public names that are submodules
+MODULES = "export fft linalg nn testing"  # public names that are submodules
 
 _places = {
     name: (module, attribute or name)

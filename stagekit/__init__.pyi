@@ -16,6 +16,7 @@ from typing import (
 
 from stagekit import export as export
 from stagekit import fft as fft
+from stagekit import linalg as linalg
 from stagekit import nn as nn
 from stagekit import testing as testing
 from stagekit.autodiff import GradientTape as GradientTape
@@ -30,6 +31,7 @@ from stagekit.errors import DeviceError as DeviceError
 from stagekit.errors import DTypeError as DTypeError
 from stagekit.errors import ExportError as ExportError
 from stagekit.errors import LeakedTensorError as LeakedTensorError
+from stagekit.errors import LinAlgError as LinAlgError
 from stagekit.errors import RetraceError as RetraceError
 from stagekit.errors import ShapeError as ShapeError
 from stagekit.errors import StagekitError as StagekitError

@@ -28,6 +28,10 @@ def _is_integer(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, Expr) or _is_integer(value)
 
@@ -49,16 +53,20 @@ _MODES = frozenset(["set", "add", "multiply", "min", "max"])
 ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "axes": _all(_is_integer),
     "axis": _is_integer,
-    "descending": lambda value: type(value) is bool,
+    "checked": _is_bool,
+    "complete": _is_bool,
+    "descending": _is_bool,
     "dtype": lambda value: isinstance(value, DType),
     "expr": _is_number,
+    "full_matrices": _is_bool,
     "high": _all(_is_size),
     "index": _is_integer,
-    "inverse": lambda value: type(value) is bool,
+    "inverse": _is_bool,
     "interior": _all(_is_integer),
     "k": _is_size,
-    "largest": lambda value: type(value) is bool,
+    "largest": _is_bool,
     "low": _all(_is_size),
+    "lower": _is_bool,
     "n": _is_integer,
     "mode": lambda value: value in _MODES,
     "rule": lambda value: value is not None,
@@ -69,6 +77,7 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "sizes": _all(_is_size),
     "starts": _all(_is_size),
     "strides": _all(_is_integer),
+    "unit_diagonal": _is_bool,
     "value": _is_scalar,
 }
 

@@ -331,13 +331,35 @@ def _out(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built
     return (pick(_any), pick(_any)), lambda *xs: OPS[name](*xs, index=index), f"index={index}"
 
 
-@builder("eigh")
-def _eigh(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    def run(x: Any) -> Any:
-        turned = sk.tanh(sk.sum(x)) * sk.asarray([[0.0, 1.0], [1.0, 0.5]], dtype=x.dtype)
-        return OPS[name](turned + sk.asarray([[-2.0, 0.0], [0.0, 2.0]], dtype=x.dtype))[0]
+def _matrix(x: Any) -> Any:
+    """A symmetric positive definite matrix that turns with the sum of x."""
+    total = sk.tanh(sk.sum(x))
+    total = sk.where(sk.isnan(total), 0.0, total)
+    turned = total * sk.asarray([[0.0, 1.0], [1.0, 0.5]], dtype=x.dtype)
+    return turned + sk.asarray([[2.0, 0.0], [0.0, 5.0]], dtype=x.dtype)
 
-    return (pick(_float),), run, "eigenvalues"
+
+_OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
+    "eigh": sk.linalg.eigvalsh,
+    "eig": lambda m: sk.abs(sk.linalg.eigvals(m)),
+    "svd": sk.linalg.svdvals,
+    "qr": lambda m: sk.linalg.qr(m).R,
+    "slogdet": lambda m: sk.linalg.slogdet(m).logabsdet,
+    "solve": lambda m: sk.linalg.solve(m, m[0]),
+    "solve_triangular": lambda m: sk.linalg.solve_triangular(m, m[0], lower=True),
+    "cofactor": lambda m: OPS["cofactor"](m, m.mT),
+    **{name: getattr(sk.linalg, name) for name in ("inv", "det", "cholesky", "pinv", "expm")},
+}
+
+
+@builder(*_OF_A_MATRIX)
+def _linalg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    return (pick(_float),), lambda x: _OF_A_MATRIX[name](_matrix(x)), ""
+
+
+@builder("undefined")
+def _undefined(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    return (pick(_float),), lambda x: x + OPS[name](sk.zeros_like(x)), "of zeros"
 
 
 @builder("dft", "rdft", "irdft")

@@ -18,6 +18,7 @@ import pytest
 
 import stagekit as sk
 import stagekit.ops as ops
+from stagekit import linalg
 from stagekit.errors import StagekitError
 from stagekit.kernels.reference import BOOL, COMPLEX, FLOAT, INTEGER, PART, TEST, reference
 from stagekit.nn import functional
@@ -26,7 +27,7 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
-    "fourier", "sorting", "cumulative",
+    "fourier", "sorting", "cumulative", "decomposition",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
@@ -37,8 +38,9 @@ INTERNAL = {
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D = {"concat", "dft", "irdft", "rdft", "gather", "matmul", "scatter", "undefined"}
 NEVER_0D |= {"sort", "recurrence", *(f"cumulative_{f}" for f in ("sum", "prod", "max", "min"))}
+NEVER_0D |= {name for name, op in OPS.items() if op.family == "linalg"}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}
@@ -138,7 +140,7 @@ def documented() -> dict[str, tuple[Any, dict[str, Any]]]:
     found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, op in OPS.items():
         found[f"op {name}"] = op, _namespace_of(op)
-    for module in (ops, functional):
+    for module in (ops, functional, linalg):
         for name in module.__all__:
             obj = getattr(module, name)
             if not isinstance(obj, Op) and not isinstance(obj, ModuleType):

@@ -213,7 +213,7 @@ from stagekit.ops.sorting import (
 )
 from stagekit.symbolic import maximum as maximum_size
 
-from stagekit.ops import fourier, linalg, methods  # noqa: F401  # isort: skip
+from stagekit.ops import decomposition, fourier, linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
     "abs", "acos", "acosh", "add", "aligned", "angle", "asin", "asinh", "atan", "atan2", "atanh",
