@@ -64,7 +64,7 @@ PUBLIC = {
         TraceError
     """,
 }
-MODULES = "export fft nn testing"  # public names that are submodules
+MODULES = "export fft nn random testing"  # public names that are submodules
 
 _places = {
     name: (module, attribute or name)
