@@ -444,7 +444,7 @@ def uniform(
 
     >>> import stagekit as sk
     >>> sk.random.uniform(-1, 1, shape=2, generator=sk.random.Generator(1))
-    tensor([0.7805183, 0.7893694], dtype=float32)
+    tensor([0.7805183 , 0.78936934], dtype=float32)
     """
     return _from(generator).uniform(low, high, shape=shape, dtype=dtype)
 
