@@ -18,7 +18,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.eager.interpreter import EAGER
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
-from stagekit.op import Cell, using, weak_type
+from stagekit.op import Cell, using
 from stagekit.source import here
 from stagekit.symbolic import Number
 from stagekit.tensor import Tensor, Variable
@@ -26,10 +26,8 @@ from stagekit.types import (
     DType,
     as_integer,
     bool_,
-    broadcast_shapes,
     default_float,
     default_int,
-    float16,
     float32,
     float64,
     normalize_axis,
@@ -232,7 +230,8 @@ class Generator:
         tensor([8, 7, 8], dtype=int64)
         """
         low, high = (_integer("randint", name, x) for name, x in (("low", low), ("high", high)))
-        kind, sizes = _integer_type("randint", dtype, low, high), _sizes("randint", shape, low, high)
+        kind = _integer_type("randint", dtype, low, high)
+        sizes = _sizes("randint", shape, low, high)
         if _is_number(low) and _is_number(high):
             span = _span(low, high, kind)
         else:
@@ -308,9 +307,9 @@ def _seeded(seed: Any) -> Any:
     else:
         key = as_integer("seed", "seed", seed)
         if not 0 <= key < 2**64:
-            raise ArgumentError(
-                f"seed: {key} is out of range", fix="give 0 to 2**64 - 1"
-            ).located(here())
+            raise ArgumentError(f"seed: {key} is out of range", fix="give 0 to 2**64 - 1").located(
+                here()
+            )
     return ops.stack([ops.asarray(n, dtype=uint64) for n in (key, 0, 0)])
 
 
@@ -392,7 +391,7 @@ def _fitted(op: str, shape: Any, found: tuple[Any, ...]) -> tuple[Any, ...]:
     sizes = ops.as_shape(op, shape)
     if found and not same_shape(ops.located_shapes(op, sizes, found), sizes):
         raise ShapeError(
-            f"{op}: parameters of shape {shape_text(found)} do not broadcast to {shape_text(sizes)}",
+            f"{op}: parameters {shape_text(found)} do not broadcast to shape {shape_text(sizes)}",
             fix="leave shape out, or make it the broadcast shape or larger",
         ).located(here())
     return sizes
@@ -464,9 +463,7 @@ def normal(
     return _from(generator).normal(mean, std, shape=shape, dtype=dtype)
 
 
-def bernoulli(
-    p: Any = 0.5, *, shape: Any = None, dtype: Any = None, generator: Any = None
-) -> Any:
+def bernoulli(p: Any = 0.5, *, shape: Any = None, dtype: Any = None, generator: Any = None) -> Any:
     """True with chance `p`, to 2^-53; bool unless `dtype` says otherwise.
 
     A tensor's p below 0 or NaN counts as 0, above 1 as 1; a Python number outside of [0, 1] raises

@@ -79,10 +79,10 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Read what `save` wrote.
 
     Without `like` the containers come back as dict, list, tuple and None (a namedtuple as a tuple,
-    a dataclass as a dict), Variables as new Variables with their names, generators as generators. With `like`, a tree of
-    the same paths, the result is a new tree of its structure and classes with the file's values;
-    `like` stays as it is, and its Variables have new ones in their places. A file of another
-    writer loads as a dict of its tensors.
+    a dataclass as a dict), Variables as new Variables with their names, generators as generators.
+    With `like`, a tree of the same paths, the result is a new tree of its structure and classes
+    with the file's values; `like` stays as it is, and its Variables have new ones in their places.
+    A file of another writer loads as a dict of its tensors.
 
     Raises ArtifactError for a file that is not well-formed, and for one that does not fit `like`,
     listing every path that is missing, extra, or of another shape or type.
@@ -237,7 +237,7 @@ def _built(node: Any, leaves: dict[str, _Leaf]) -> Any:
             if len(items) < len(children):
                 raise ValueError("a dict has a key twice")
             return items
-        return {"list": list, "tuple": tuple, "generator": _generator}[kind](map(build, children))
+        return _CONTAINERS[kind](map(build, children))
 
     return build(node)
 
@@ -247,6 +247,9 @@ def _generator(children: Iterator[Any]) -> Generator:
     if not isinstance(state, Variable) or _described(state) != "uint64 (3,)":
         raise ValueError(f"a generator's state is a Variable of uint64 (3,), not {state!r}")
     return Generator.of(state)
+
+
+_CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "generator": _generator}
 
 
 def _made(kind: str, value: Any, name: str | None) -> Any:

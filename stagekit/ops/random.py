@@ -1,4 +1,4 @@
-"""Random bits of Philox4x32-10 and the primitives that make numbers of them: the same bits anywhere.
+"""Random bits of Philox4x32-10, and the primitives that make numbers of them: one value anywhere.
 
 Every value is a fixed sequence of integer steps and IEEE + - * / and sqrt, whose result depends on
 no library, no width of vectors and no device. `docs/random.md` is the definition in words.
@@ -17,7 +17,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import CheckError, DTypeError, ShapeError
-from stagekit.op import Cell, Op
+from stagekit.op import Op
 from stagekit.ops.special import _horner
 from stagekit.types import (
     DType,
@@ -90,7 +90,7 @@ def _bits(xp: Any, state: Array, *, shape: tuple[int, ...], dtype: DType) -> Arr
     words = xp.empty((len(lanes), 4 * blocks(shape, dtype)), "<u4")
     for lane, row in zip(lanes, words, strict=True):
         _fill(xp, row.reshape(-1, 4), *map(int, lane))
-    out = words.view(f"<u{dtype.itemsize}")[:, :count].astype(dtype.numpy, copy=False)
+    out: Array = words.view(f"<u{dtype.itemsize}")[:, :count].astype(dtype.numpy, copy=False)
     return out.reshape((*state.shape[:-1], *shape))
 
 
@@ -332,7 +332,7 @@ def _normal(xp: Any, bits: Array) -> Array:
     count, kind = (32, "f4") if bits.dtype == np.uint32 else (53, "f8")
     if count == 53:
         bits = bits >> np.uint64(11)
-    out = xp.empty(bits.size, kind)
+    out: Array = xp.empty(bits.size, kind)
     flat = bits.reshape(-1)
     for start in range(0, flat.size, BLOCKS):
         x = flat[start : start + BLOCKS].astype("f8")
@@ -424,7 +424,7 @@ def _horner_element(coefficients: Sequence[float], x: _Scalar) -> _Scalar:
     return result
 
 
-random_normal = Op(
+random_normal: Op = Op(
     "random_normal",
     infer=_normal_type,
     evaluate=_normal,
@@ -437,7 +437,7 @@ random_normal = Op(
     Source: Wichura 1988, algorithm AS 241 (PPND16).
 
     >>> random_normal(ops.asarray([0, 2**31, 2**32 - 1], dtype=uint32))
-    tensor([-6.3369203e+00,  2.9177960e-10,  6.3369203e+00], dtype=float32)
+    tensor([-6.3379579e+00,  2.9180994e-10,  6.3379579e+00], dtype=float32)
     """,
 )
 
@@ -492,7 +492,7 @@ def multiply_high(a: Any, b: Any) -> Any:
     >>> multiply_high(np.uint64(2**63), np.uint64(6))
     np.uint64(3)
     """
-    mask, half = (ops.asarray(n, dtype=uint64) if isinstance(a, Cell) else np.uint64(n) for n in (MASK, 32))
+    mask, half = np.uint64(MASK), np.uint64(32)
     a0, a1, b0, b1 = a & mask, a >> half, b & mask, b >> half
     middle = a1 * b0 + (a0 * b0 >> half)
     return a1 * b1 + (middle >> half) + ((a0 * b1 + (middle & mask)) >> half)
@@ -501,9 +501,7 @@ def multiply_high(a: Any, b: Any) -> Any:
 def _category_batch(size: Any, args: Any, mapped: Any, attrs: Any) -> Any:
     """The ranks of the batches are made equal, so that the lanes of both stand in front."""
     logits, words = args
-    logits_rank, words_rank = (
-        x.ndim - m - k for x, m, k in zip(args, mapped, (1, 0), strict=True)
-    )
+    logits_rank, words_rank = (x.ndim - m - k for x, m, k in zip(args, mapped, (1, 0), strict=True))
     rank = max(logits_rank, words_rank)
     if mapped[0]:
         ones = (1,) * (rank - logits_rank)
@@ -528,7 +526,8 @@ random_category = Op(
     The weights are exp(logit - largest) 2^40 to the nearest integer, so that their running sum is
     exact. Raises CheckError where the largest logit is no finite number.
 
-    >>> random_category(ops.asarray([0.0, 0.0], dtype=float64), ops.asarray([0, 2**63], dtype=uint64))
+    >>> logits = ops.asarray([0.0, 0.0], dtype=float64)
+    >>> random_category(logits, ops.asarray([0, 2**63], dtype=uint64))
     tensor([0, 1], dtype=int64)
     """,
 )
@@ -539,7 +538,7 @@ def _order_type(keys: TensorType) -> TensorType:
     return keys.with_dtype(int64)
 
 
-random_order = Op(
+random_order: Op = Op(
     "random_order",
     infer=_order_type,
     evaluate=lambda xp, keys: xp.argsort(keys, axis=-1, kind="stable"),
