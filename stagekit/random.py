@@ -170,7 +170,7 @@ class Generator:
         >>> sk.random.Generator(1).uniform(shape=2)
         tensor([0.89025915, 0.8946847 ], dtype=float32)
         """
-        low, high = _parameters(low, high)
+        low, high = _parameters("uniform", low, high)
         _require_order("uniform", low, high, strict=False)
         kind, sizes = _float_type("uniform", dtype, low, high), _sizes("uniform", shape, low, high)
         u = self._unit(sizes, kind)
@@ -196,7 +196,7 @@ class Generator:
         >>> sk.random.Generator(1).normal(shape=2)
         tensor([1.2279077, 1.2518334], dtype=float32)
         """
-        mean, std = _parameters(mean, std)
+        mean, std = _parameters("normal", mean, std)
         if _is_number(std) and not std >= 0:
             raise ArgumentError(f"normal: std is {std}", fix="give 0 or more").located(here())
         kind, sizes = _float_type("normal", dtype, mean, std), _sizes("normal", shape, mean, std)
@@ -213,7 +213,7 @@ class Generator:
         >>> sk.random.Generator(1).bernoulli(0.5, shape=3)
         tensor([False, False, False], dtype=bool)
         """
-        (p,) = _parameters(p)
+        (p,) = _parameters("bernoulli", p)
         if _is_number(p) and not 0 <= p <= 1:
             raise ArgumentError(f"bernoulli: p is {p}", fix="give a number from 0 to 1").located(
                 here()
@@ -264,7 +264,7 @@ class Generator:
         >>> sk.random.Generator(1).categorical(sk.asarray([0.0, 0.0, 5.0]), shape=3)
         tensor([2, 2, 2], dtype=int64)
         """
-        logits = ops.asarray(logits)
+        (logits,) = map(ops.asarray, _parameters("categorical", logits))
         kind = _integer_type("categorical", dtype)
         axis = normalize_axis("categorical", axis, logits.ndim)
         logits = ops.moveaxis(ops.astype(logits, float64, copy=False), axis, -1)
@@ -320,9 +320,13 @@ def _is_number(x: Any) -> bool:
     return type(x) in _NUMBERS or isinstance(x, Number)
 
 
-def _parameters(*params: Any) -> list[Any]:
-    """Python numbers as they are, all else as tensors."""
-    return [p if _is_number(p) else ops.asarray(p) for p in params]
+def _parameters(op: str, *params: Any) -> list[Any]:
+    """Python numbers as they are, all else as tensors; DTypeError for complex numbers."""
+    found = [p if _is_number(p) else ops.asarray(p) for p in params]
+    for p in found:
+        if not _is_number(p) and p.dtype.kind == "complex":
+            raise DTypeError(f"{op}: a parameter is {p.dtype}", fix="give reals").located(here())
+    return found
 
 
 def _cast(x: Any, kind: DType) -> Any:

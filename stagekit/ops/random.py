@@ -221,6 +221,7 @@ random_bits = Op(
     element=_bits_element,
     nondifferentiable=_INTEGER,
     batch=_bits_batch,
+    per_lane=True,
     family="random",
     doc="""The next `shape` uint32 or uint64 of the stream whose state is given; states may be many.
 
@@ -272,6 +273,8 @@ random_advance = Op(
     element=_advance_element,
     nondifferentiable=_INTEGER,
     batch=_advance_batch,
+    per_lane=True,
+    counts=True,
     family="random",
     doc="""The state after `random_bits` of the same `shape` and `dtype`.
 
