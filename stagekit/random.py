@@ -268,9 +268,10 @@ class Generator:
         kind = _integer_type("categorical", dtype)
         axis = normalize_axis("categorical", axis, logits.ndim)
         logits = ops.moveaxis(ops.astype(logits, float64, copy=False), axis, -1)
-        if not logits.shape[-1] <= _CATEGORIES:
+        if not 1 <= logits.shape[-1] <= _CATEGORIES:
             raise ShapeError(
-                f"categorical: {logits.shape[-1]} categories", fix=f"at most {_CATEGORIES}"
+                f"categorical: the axis has {logits.shape[-1]} categories",
+                fix=f"give 1 to {_CATEGORIES}",
             ).located(here())
         sizes = _fitted("categorical", shape, logits.shape[:-1])
         drawn = ops.random_category(logits, self._bits(sizes, uint64))
