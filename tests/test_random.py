@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import pickle
@@ -352,7 +353,7 @@ def test_streams_are_independent() -> None:
     x = np.stack([s.uniform(shape=M, dtype="float64").numpy() for s in streams])
     off = np.corrcoef(x) - np.eye(len(x))
     assert np.abs(off).max() < 4.5 / M**0.5
-    for a, b in zip(x, x[1:]):
+    for a, b in itertools.pairwise(x):
         cells = np.histogram2d(a, b, bins=10)[0].ravel()
         assert stats.chisquare(cells).pvalue > CHANCE
     assert len(np.unique(x)) == x.size

@@ -529,8 +529,8 @@ random_category = Op(
     The weights are exp(logit - largest) 2^40 to the nearest integer, so that their running sum is
     exact. Raises CheckError where the largest logit is no finite number.
 
-    >>> logits = ops.asarray([0.0, 0.0], dtype=float64)
-    >>> random_category(logits, ops.asarray([0, 2**63], dtype=uint64))
+    >>> logits = ops.zeros(4, dtype=float64)
+    >>> random_category(logits, ops.asarray([0, 2**62], dtype=uint64))
     tensor([0, 1], dtype=int64)
     """,
 )
