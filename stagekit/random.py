@@ -289,7 +289,7 @@ class Generator:
         if n < 0:
             raise ArgumentError(f"permutation: n is {n}", fix="give 0 or more").located(here())
         sizes = (*ops.as_shape("permutation", shape), n)
-        order = ops.random_order(self._bits(sizes, uint64))
+        order = ops.argsort(self._bits(sizes, uint64))
         if whole:
             return ops.astype(order, _integer_type("permutation", dtype), copy=False)
         out = ops.asarray(x)[order]

@@ -356,7 +356,7 @@ def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
     return (pick(lambda x: _float(x) and x.ndim > 0),), run, f"inverse={inverse}"
 
 
-@builder("random_bits", "random_advance", "random_normal", "random_category", "random_order")
+@builder("random_bits", "random_advance", "random_normal", "random_category")
 def _random(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     kind = sk.uint32 if rng.random() < 0.5 else sk.uint64
 

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 INTERNAL = {
     "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
     "host_integers", "iota", "located_shapes", "maximum_size", "methods", "multiply_high", "number",
-    "on_host", "random_advance", "random_bits", "random_category", "random_normal", "random_order",
+    "on_host", "random_advance", "random_bits", "random_category", "random_normal",
     "root", "scalar", "setitem", "slice", "total", "unbroadcast",
 }  # fmt: skip
 

@@ -341,11 +341,6 @@ def test_permutation() -> None:
     assert g.permutation(x, shape=(5,)).shape == (5, 3, 2)
 
 
-def test_equal_keys_stay_in_order() -> None:
-    keys = sk.asarray(np.array([3, 1, 3, 1, 3], np.uint64))
-    assert ops.random_order(keys).tolist() == [1, 3, 0, 2, 4]
-
-
 def test_streams_are_independent() -> None:
     parent = Generator(12)
     streams = [*(Generator(seed) for seed in range(5)), *parent.split(4), parent]

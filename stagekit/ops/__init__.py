@@ -161,7 +161,6 @@ from stagekit.ops.random import (  # isort: skip
     random_bits,
     random_category,
     random_normal,
-    random_order,
 )
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.composite import (
@@ -245,7 +244,6 @@ __all__ = [
     "matmul",
     "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
     "multiply_high", "random_advance", "random_bits", "random_category", "random_normal",
-    "random_order",
     "host_integers", "on_host", "scalar",
     "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
     "take_along_axis",

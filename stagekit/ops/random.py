@@ -18,7 +18,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import CheckError, DTypeError, ShapeError
 from stagekit.op import Op
-from stagekit.ops.special import _horner
+from stagekit.ops.special import horner
 from stagekit.types import (
     DType,
     Shape,
@@ -348,7 +348,7 @@ def _normal(xp: Any, bits: Array) -> Array:
 def _quantile(xp: Any, q: Array) -> Array:
     """The normal quantile at 1/2 + q, for q from (1/2 - 2^53) 2^-53 to its opposite."""
     r = 0.180625 - q * q
-    x: Array = q * (_horner(CENTRAL[0], r) / _horner(CENTRAL[1], r))
+    x: Array = q * (horner(CENTRAL[0], r) / horner(CENTRAL[1], r))
     outer = xp.flatnonzero(r < 0.0)
     x[outer] = xp.copysign(_tail_quantile(xp, 0.5 - xp.abs(q[outer])), q[outer])
     return x
@@ -357,11 +357,11 @@ def _quantile(xp: Any, q: Array) -> Array:
 def _tail_quantile(xp: Any, p: Array) -> Array:
     r = xp.sqrt(_minus_log(xp, p))
     near = r - 1.6
-    x: Array = _horner(TAIL[0], near) / _horner(TAIL[1], near)
+    x: Array = horner(TAIL[0], near) / horner(TAIL[1], near)
     far = r > 5.0
     if far.any():
         r = r[far] - 5.0
-        x[far] = _horner(FAR_TAIL[0], r) / _horner(FAR_TAIL[1], r)
+        x[far] = horner(FAR_TAIL[0], r) / horner(FAR_TAIL[1], r)
     return x
 
 
@@ -371,7 +371,7 @@ def _minus_log(xp: Any, p: Array) -> Array:
     small = m < ROOT_HALF
     m, e = xp.where(small, m * 2.0, m), (small - e).astype("f8")
     f = (m - 1.0) / (m + 1.0)
-    result: Array = e * LOG_2 - 2.0 * f * _horner(ATANH, f * f)
+    result: Array = e * LOG_2 - 2.0 * f * horner(ATANH, f * f)
     return result
 
 
@@ -444,7 +444,7 @@ random_normal: Op = Op(
     """,
 )
 
-# ----- categories and order -----------------------------------------------------------------------
+# ----- categories ---------------------------------------------------------------------------------
 
 FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(14, -1, -1))  # of exp(h), |h| < 0.45
 WEIGHT = 2.0**40  # of the likeliest category
@@ -471,7 +471,7 @@ def _category(xp: Any, logits: Array, words: Array) -> Array:
     y = logits - logits.max(axis=-1, keepdims=True)
     drawn = y >= SMALLEST  # False for NaN
     h = xp.where(drawn, y, 0.0) * 2.0**-6
-    weight = _horner(FACTORIALS, h)
+    weight = horner(FACTORIALS, h)
     for _ in range(6):
         weight *= weight
     sums = xp.where(drawn, weight * WEIGHT + 0.5, 0.0).astype(np.uint64).cumsum(axis=-1)
@@ -532,26 +532,5 @@ random_category = Op(
     >>> logits = ops.zeros(4, dtype=float64)
     >>> random_category(logits, ops.asarray([0, 2**62], dtype=uint64))
     tensor([0, 1], dtype=int64)
-    """,
-)
-
-
-def _order_type(keys: TensorType) -> TensorType:
-    _require_words("random_order", keys.dtype)
-    return keys.with_dtype(int64)
-
-
-random_order: Op = Op(
-    "random_order",
-    infer=_order_type,
-    evaluate=lambda xp, keys: xp.argsort(keys, axis=-1, kind="stable"),
-    library="it sorts",
-    nondifferentiable=_INTEGER,
-    batch=lambda size, args, mapped, attrs: random_order(*args),
-    family="random",
-    doc="""The indices that sort integer keys along the last axis; equal keys stay in order.
-
-    >>> random_order(ops.asarray([3, 1, 1], dtype=uint32))
-    tensor([1, 2, 0], dtype=int64)
     """,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from stagekit.types import DTYPES
-from tests.samples.base import Sample, generator, laid_out
+from tests.samples.base import Sample, definition, generator, laid_out
 
 WORDS = ["uint32", "uint64"]
 EDGES = [0, 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
@@ -55,9 +57,26 @@ def _category(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample(name, (logits, np.array(EDGES, np.uint64)), note="never drawn")
 
 
-@generator("random_order")
-def _order(name: str, rng: np.random.Generator) -> Iterator[Sample]:
-    for kind in WORDS:
-        for shape in ((0,), (1,), (7,), (2, 3)):
-            yield Sample(name, (words(rng, kind, shape),), note=f"{kind} {shape}")
-    yield Sample(name, (rng.integers(0, 3, 12).astype(np.uint64),), note="ties")
+@definition("random_category")
+def _defined(logits: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The formula of docs/random.md in Python's floats and integers, element by element."""
+    shape = np.broadcast_shapes(logits.shape[:-1], words.shape)
+    rows = np.broadcast_to(logits, (*shape, logits.shape[-1]))
+    out = np.empty(shape, np.int64)
+    for at in np.ndindex(shape):
+        top = max(rows[at])
+        weights = [_weight(float(logit - top)) for logit in rows[at]]
+        limit = int(np.broadcast_to(words, shape)[at]) * sum(weights) >> 64
+        out[at] = sum(total <= limit for total in itertools.accumulate(weights))
+    return out
+
+
+def _weight(y: float) -> int:
+    if not y >= -28.125:
+        return 0
+    h, series = y / 64, 1 / math.factorial(14)
+    for k in range(13, -1, -1):
+        series = series * h + 1 / math.factorial(k)
+    for _ in range(6):
+        series *= series
+    return int(series * 2.0**40 + 0.5)
