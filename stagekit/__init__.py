@@ -64,7 +64,7 @@ PUBLIC = {
         StagekitWarning TraceError
     """,
 }
-MODULES = "export fft linalg nn testing"  # public names that are submodules
+MODULES = "export fft linalg nn random testing"  # public names that are submodules
 
 _places = {
     name: (module, attribute or name)

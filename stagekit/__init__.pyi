@@ -18,6 +18,7 @@ from stagekit import export as export
 from stagekit import fft as fft
 from stagekit import linalg as linalg
 from stagekit import nn as nn
+from stagekit import random as random
 from stagekit import testing as testing
 from stagekit.autodiff import GradientTape as GradientTape
 from stagekit.eager.protocols import from_dlpack as from_dlpack

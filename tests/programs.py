@@ -378,6 +378,26 @@ def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
     return (pick(lambda x: _float(x) and x.ndim > 0),), run, f"inverse={inverse}"
 
 
+@builder("random_bits", "random_advance", "random_normal", "random_category")
+def _random(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    kind = sk.uint32 if rng.random() < 0.5 else sk.uint64
+
+    def run(x: Any) -> Any:
+        n = sk.sum(sk.astype(x == x, sk.uint64))
+        state = sk.stack([n, n + 1, n + 2])
+        if name == "random_advance":
+            return sk.astype(OPS[name](state, shape=x.shape, dtype=kind), sk.int64)
+        wide = name == "random_category" or kind is sk.uint64
+        bits = OPS["random_bits"](state, shape=x.shape, dtype=sk.uint64 if wide else kind)
+        if name == "random_bits":
+            return sk.astype(bits >> 3, sk.float64)
+        if name == "random_category":
+            return OPS[name](sk.astype(bits >> 11, sk.float64) * 2.0**-50, bits[..., :1])
+        return sk.astype(OPS[name](bits), sk.float64)
+
+    return (pick(_ranked(1)),), run, str(kind)
+
+
 @builder("astype")
 def _astype(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if smooth:

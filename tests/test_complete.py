@@ -27,14 +27,14 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
-    "fourier", "sorting", "cumulative", "decomposition",
+    "fourier", "sorting", "cumulative", "decomposition", "random",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
 INTERNAL = {
     "At", "aligned", "as_shape", "getitem", "host_integers", "located_shapes", "maximum_size",
-    "on_host", "root", "scalar", "setitem", "total", "unbroadcast",
+    "multiply_high", "on_host", "root", "scalar", "setitem", "total", "unbroadcast",
 }  # fmt: skip
 
 # Ops whose first operand has an axis.

@@ -109,7 +109,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 INTERNAL = {
     "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
-    "host_integers", "iota", "located_shapes", "maximum_size", "methods", "number", "on_host",
+    "host_integers", "iota", "located_shapes", "maximum_size", "methods", "multiply_high", "number",
+    "on_host", "random_advance", "random_bits", "random_category", "random_normal",
     "root", "scalar", "setitem", "slice", "total", "unbroadcast",
 }  # fmt: skip
 

@@ -319,7 +319,8 @@ def stacks(program: Any, seed: int, smooth: bool) -> list[Any]:
 @given(st.integers(0, 2**31), st.data())
 def test_random_programs_op_by_op(seed: int, data: Any) -> None:
     rng = np.random.default_rng([seed, 3])
-    names = [list(OPS)[k] for k in rng.integers(0, len(OPS), 8)]
+    known = [name for name, op in OPS.items() if op.family != "random"]  # their lanes differ
+    names = [known[k] for k in rng.integers(0, len(known), 8)]
     program = generate(rng, 8, names, SIZES[0], False)
     args = stacks(program, seed, False)
     axes = tuple(data.draw(st.sampled_from([0, None])) for _ in args)

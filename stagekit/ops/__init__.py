@@ -155,6 +155,13 @@ from stagekit.ops.reduction import (
 )
 
 from stagekit.ops.contraction import matmul  # isort: skip
+from stagekit.ops.random import (  # isort: skip
+    multiply_high,
+    random_advance,
+    random_bits,
+    random_category,
+    random_normal,
+)
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.composite import (
     allclose,
@@ -236,6 +243,7 @@ __all__ = [
     "prod", "root", "std", "sum", "total", "var",
     "matmul",
     "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
+    "multiply_high", "random_advance", "random_bits", "random_category", "random_normal",
     "host_integers", "on_host", "scalar",
     "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
     "take_along_axis",
