@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 import stagekit as sk
 from stagekit import linalg as la
-from stagekit.errors import ArgumentError, DTypeError, LinAlgError, ShapeError, StagekitError
+from stagekit.errors import (
+    ArgumentError,
+    AxisError,
+    DTypeError,
+    LinAlgError,
+    ShapeError,
+    StagekitError,
+)
 from stagekit.export import runtime
 from stagekit.op import OPS
 from stagekit.testing import assert_staged_equal, check_grads
