@@ -296,7 +296,7 @@ def kron(x1: Any, x2: Any, /) -> Any:
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """The dot product along one axis, the others broadcast, as `numpy.vecdot`.
 
-    Raises ShapeError where the sizes of that axis differ.
+    Of complex numbers those of `x1` are conjugated. Raises ShapeError where the sizes of that axis differ.
 
     >>> import stagekit as sk
     >>> sk.vecdot(sk.ones(3), sk.arange(3)).item()
@@ -311,7 +311,7 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
             f"vecdot: axis {axis} of shapes {shapes} differs", fix="the sizes must be equal"
         ).located(here())
     ops.located_shapes("vecdot", x.shape, y.shape)
-    rows, columns = ops.expand_dims(x, axis=-2), ops.expand_dims(y, axis=-1)
+    rows, columns = ops.expand_dims(ops.conj(x), axis=-2), ops.expand_dims(y, axis=-1)
     return ops.squeeze(ops.matmul(rows, columns), axis=(-2, -1))
 
 

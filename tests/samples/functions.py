@@ -188,6 +188,7 @@ def _product_rows(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     a, b = random(rng, "float32", (4, 3)), random(rng, "float32", (2, 1, 3))
     yield "vecdot", (a, b), {}, np.vecdot
     yield "vecdot", (a, a + 1), {"axis": 0}, np.vecdot
+    yield "vecdot", (a * (1 + 2j), b * 1j), {}, np.vecdot
     yield "vecdot", (pair[0], pair[0] * 9), {}, np.vecdot
     yield "vecdot", (a[:, :0], b[..., :0]), {}, np.vecdot
     x = random(rng, "float32", (3, 4))
