@@ -59,8 +59,9 @@ def stripped(file: Path) -> bytes:
     The examples of public names are a fifth of the sources, and no runtime reads them.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    documented = ast.FunctionDef | ast.ClassDef | ast.Module
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+        if isinstance(node, documented) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree).encode()
 

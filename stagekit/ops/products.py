@@ -296,7 +296,8 @@ def kron(x1: Any, x2: Any, /) -> Any:
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """The dot product along one axis, the others broadcast, as `numpy.vecdot`.
 
-    Of complex numbers those of `x1` are conjugated. Raises ShapeError where the sizes of that axis differ.
+    Of complex numbers those of `x1` are conjugated. Raises ShapeError where the sizes of that axis
+    differ.
 
     >>> import stagekit as sk
     >>> sk.vecdot(sk.ones(3), sk.arange(3)).item()
