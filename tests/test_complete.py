@@ -25,19 +25,20 @@ from stagekit.op import OPS, Op
 from tests.samples import composites, samples
 
 FAMILIES = [
-    "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
-    "fourier",
+    "elementwise", "creation", "movement", "reduction", "contraction", "convolution", "indexing",
+    "linalg",    "fourier",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
 INTERNAL = {
     "At", "aligned", "as_shape", "getitem", "host_integers", "located_shapes", "maximum_size",
-    "on_host", "root", "scalar", "setitem", "total", "unbroadcast",
+    "on_host", "require_channels", "root", "scalar", "setitem", "total", "transposed",
+    "unbroadcast",
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D = {"concat", "convolution", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}

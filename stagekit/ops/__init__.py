@@ -154,6 +154,7 @@ from stagekit.ops.reduction import (
 )
 
 from stagekit.ops.contraction import matmul, vecdot  # isort: skip
+from stagekit.ops.convolution import convolution, fold, require_channels, transposed, windows
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
 from stagekit.symbolic import maximum as maximum_size
@@ -180,6 +181,7 @@ __all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
     "prod", "root", "std", "sum", "total", "var",
     "matmul", "vecdot",
+    "convolution", "fold", "require_channels", "transposed", "windows",
     "host_integers", "on_host", "scalar",
     "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
     "maximum_size",
