@@ -225,7 +225,8 @@ def _flops(node: Node, env: Env) -> int:
         (inner,) = concrete(node.inputs[0].type.shape[-1:], env)
         return 2 * int(inner) * _elements(node, env)
     if node.op.name == "convolution":
-        return 2 * math.prod(concrete(node.inputs[1].type.shape[1:], env)) * _elements(node, env)
+        terms = concrete(node.inputs[1].type.shape[1:], env)
+        return 2 * math.prod(map(int, terms)) * _elements(node, env)
     if node.op.family == "reduction":
         return _elements(node.inputs[0], env)
     return _elements(node, env) if node.op.family == "elementwise" else 0

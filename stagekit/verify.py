@@ -215,7 +215,8 @@ def _slice_fault(attrs: Mapping[str, Any], shape: Sequence[int]) -> str | None:
 def _window_fault(node: Node, attrs: Mapping[str, Any], shape: Sequence[int]) -> str | None:
     steps = dict(node.attrs)
     sizes = shape[len(shape) - len(attrs["extent"]) :]
-    rows = zip(attrs["extent"], steps["stride"], attrs["window"], steps["spacing"], sizes, strict=True)
+    names = ("extent", "stride", "window", "spacing")
+    rows = zip(*({**steps, **attrs}[name] for name in names), sizes, strict=True)
     if any(t and k and s * (t - 1) + r * (k - 1) >= n for t, s, k, r, n in rows):
         return f"reads beyond the shape {tuple(shape)}: {steps}"
     return None

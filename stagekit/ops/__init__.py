@@ -155,6 +155,7 @@ from stagekit.ops.reduction import (
 
 from stagekit.ops.contraction import matmul, vecdot  # isort: skip
 from stagekit.ops.convolution import convolution, fold, require_channels, transposed, windows
+
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
 from stagekit.symbolic import maximum as maximum_size

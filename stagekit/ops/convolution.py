@@ -15,7 +15,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
-from stagekit.op import OPS, Op, Speller
+from stagekit.op import Op, Speller
 from stagekit.ops.contraction import blocked_matmul
 from stagekit.ops.elementwise import number
 from stagekit.ops.movement import linear
@@ -132,8 +132,8 @@ def _evaluate(
         target = out[(*lead, *(residue[0] for residue in residues))]
         kernel = w[(*lead, *(residue[1] for residue in residues))]
         if target.size and kernel.size and x.size:
-            plan = list(zip(*(residue[2:] for residue in residues), strict=True)) or [()] * 3
-            _fill(xp, target, x, kernel, *plan, groups)
+            steps = [tuple(residue[k] for residue in residues) for k in (2, 3, 4)]
+            _fill(xp, target, x, kernel, steps, groups)
     return out
 
 
@@ -152,10 +152,9 @@ def _residues(a: int, s: int, r: int, d: int) -> Iterator[tuple[slice, slice, in
             yield slice(t, None, outputs), slice(k, None, taps), place // d, *steps
 
 
-def _fill(
-    xp: Any, out: Any, x: Any, w: Any, offset: Shape, stride: Shape, spacing: Shape, groups: int
-) -> None:
+def _fill(xp: Any, out: Any, x: Any, w: Any, attrs: Sequence[Shape], groups: int) -> None:
     """Write a convolution without holes into `out`, some of the batch at a time."""
+    offset, stride, spacing = attrs
     taps, sizes = math.prod(w.shape[2:]), math.prod(out.shape[2:])
     steps = (out.shape[2:], stride, w.shape[2:], spacing)
     if w.shape[1] == 1 and w.shape[0] == groups and taps <= _FEW:
@@ -331,7 +330,7 @@ convolution: Op = Op(
     jvp=_jvp,
     batch=_batch,
     family="contraction",
-    doc="""out[n, o, t] = sum over c, k of x[n, c, (offset + stride t + spacing k) / dilation] w[o, c, k].
+    doc="""out[n, o, t]: the sum of x[n, c, (offset + stride t + spacing k) / dilation] w[o, c, k].
 
     `x` is (n, channels, *sizes), `w` (outputs, channels / groups, *taps), t < `extent`. Outside
     of its sizes x is 0; a division with a remainder has no term. The same as XLA's
@@ -341,7 +340,7 @@ convolution: Op = Op(
     ...             stride=(1,), spacing=(1,), dilation=(1,), groups=1)
     tensor([[[1., 2., 2., 1.]]], dtype=float32)
     """,
-)  # fmt: skip
+)
 
 # ----- windows and fold: transposes of each other -------------------------------------------------
 
