@@ -26,7 +26,7 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "convolution", "indexing",
-    "linalg",    "fourier",
+    "linalg", "fourier",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 

@@ -259,7 +259,12 @@ def exchanged(w: Any, groups: Any) -> Any:
 
 
 def transposed(y: Any, w: Any, attrs: Any, extent: Shape) -> Any:
-    """The transpose of `convolution(_, w, **attrs)`, of an input of size `extent`, on `y`."""
+    """The transpose of `convolution(_, w, **attrs)`, of an input of size `extent`, on `y`.
+
+    >>> steps = {"offset": (0,), "stride": (2,), "spacing": (1,), "dilation": (1,), "groups": 1}
+    >>> transposed(ops.ones((1, 1, 2)), ops.ones((1, 1, 2)), steps, (4,))
+    tensor([[[1., 1., 1., 1.]]], dtype=float32)
+    """
     rows = zip(attrs["offset"], attrs["spacing"], w.shape[2:], strict=True)
     return convolution(
         y,
@@ -296,7 +301,9 @@ def _kernel_cotangent(ct: Any, x: Any, w: Any, attrs: Any) -> Any:
 
 def _vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     x, w = xs
-    return _kernel_cotangent(ct, x, w, attrs) if i else transposed(ct, w, attrs, x.shape[2:])
+    if i == 1:
+        return _kernel_cotangent(ct, ops.conj(x), w, attrs)
+    return transposed(ct, ops.conj(w), attrs, x.shape[2:])
 
 
 def _jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -430,9 +437,9 @@ def _accumulator(kind: Any, terms: int) -> Any:
     """The type in which so many terms are added one by one."""
     if kind == np.float16:
         return np.float32
-    if kind.kind != "f" or terms <= _FEW:
+    if kind.kind not in "fc" or terms <= _FEW:
         return kind
-    return np.float64 if kind == np.float32 else np.longdouble
+    return np.result_type(kind, np.float64 if kind in (np.float32, np.complex64) else np.longdouble)
 
 
 def _fold_element(
@@ -470,6 +477,7 @@ fold: Op = linear(
     _fold_transpose,
     infer=_fold_type,
     evaluate=_fold_evaluate,
+    moves=False,
     element=_fold_element,
     dtypes=number,
     batch=lambda size, args, mapped, attrs: fold(*args, **attrs),
