@@ -108,9 +108,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 INTERNAL = {
-    "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
+    "At", "alias", "aligned", "as_shape", "barrier", "convolution", "custom", "fold", "gather",
+    "getitem",
     "host_integers", "iota", "located_shapes", "maximum_size", "methods", "number", "on_host",
-    "root", "scalar", "setitem", "slice", "total", "unbroadcast",
+    "require_channels", "root", "scalar", "setitem", "slice", "total", "transposed", "unbroadcast",
+    "windows",
 }  # fmt: skip
 
 
