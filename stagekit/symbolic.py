@@ -34,7 +34,10 @@ class Call(NamedTuple):
     def __str__(self) -> str:
         if self.op in ("max", "min"):
             return f"{self.op}({self.left}, {self.right})"
-        return f"({self.left} {self.op} {self.right})"
+        sums = len(self.left.terms) > 1
+        left = f"({self.left})" if sums else str(self.left)
+        plain = self.right.constant is not None or self.right.is_atom
+        return f"({left} {self.op} {self.right if plain else f'({self.right})'})"
 
 
 Atom = str | Call
@@ -79,6 +82,11 @@ class Expr:
         if len(self.terms) == 1 and self.terms[0][0] == ():
             return self.terms[0][1]
         return None
+
+    @property
+    def is_atom(self) -> bool:
+        """Whether it is one name or one `Call`."""
+        return len(self.terms) == 1 and len(self.terms[0][0]) == 1 and self.terms[0][1] == 1
 
     @property
     def names(self) -> frozenset[str]:

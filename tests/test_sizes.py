@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
+from stagekit.symbolic import Expr, maximum, minimum, parse_expr
 
 pytestmark = pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning")
 
@@ -370,3 +371,16 @@ def test_captured_sizes_have_names_of_their_own() -> None:
         model.w, model_w = sk.ones(n), sk.ones(n + 5)
         assert f(sk.ones(n % 3)).item() == n + 10 * (n + 5) + 100 * (n % 3)
     assert traces(f) <= 3
+
+
+# ----- size expressions as text -------------------------------------------------------------------
+
+
+def test_a_printed_expression_is_read_as_the_same() -> None:
+    """A graph, also one in a file, is its text: `(n - 2) // 2` is not `n - 2 // 2`."""
+    n, m = Expr.named("n"), Expr.named("m")
+    parts = [n, n - 2, n * 2, n * -1, n * m, n * m + 3, n // 3, (n - 1) % m, maximum(n - 1, m)]
+    for a in parts:
+        for b in [*parts, Expr.of(2), Expr.of(-3)]:
+            for whole in (a // b, a % b, a * b - 1, (a + 1) // (b * 2), minimum(a, b) // 2):
+                assert parse_expr(str(whole)) == whole, str(whole)
