@@ -32,22 +32,25 @@ def require_channels(name: str, x: Any, w: Any, groups: Any) -> None:
 
     >>> require_channels("conv1d", ops.ones((1, 4, 9)), ops.ones((6, 2, 3)), 2)
     """
-    shapes = f"{name}: input {shape_text(x.shape)} and kernel {shape_text(w.shape)}"
     if len(x.shape) != len(w.shape) or len(x.shape) < 2:
         raise ShapeError(
-            f"{shapes} differ in rank",
+            f"{_operands(name, x, w)} differ in rank",
             fix="give (batch, channels, ...) and (outputs, channels / groups, ...)",
         )
     if not same_size(x.shape[1], w.shape[1] * groups):
         raise ShapeError(
-            f"{shapes} do not fit in {groups} groups",
+            f"{_operands(name, x, w)} do not fit in {groups} groups",
             fix="the input's channels are the kernel's axis 1 times groups",
         )
     if w.shape[0] % groups != 0:
         raise ShapeError(
-            f"{shapes} do not fit in {groups} groups",
+            f"{_operands(name, x, w)} do not fit in {groups} groups",
             fix="groups must divide the number of output channels",
         )
+
+
+def _operands(name: str, x: Any, w: Any) -> str:
+    return f"{name}: input {shape_text(x.shape)} and kernel {shape_text(w.shape)}"
 
 
 def _infer(
@@ -158,7 +161,7 @@ def _fill(xp: Any, out: Any, x: Any, w: Any, attrs: Sequence[Shape], groups: int
     taps, sizes = math.prod(w.shape[2:]), math.prod(out.shape[2:])
     steps = (out.shape[2:], stride, w.shape[2:], spacing)
     if w.shape[1] == 1 and w.shape[0] == groups and taps <= _FEW:
-        fill, each = _by_tap, x[0].size
+        fill, each = _by_tap, 4 * x[0].size
     else:
         fill, each = (_by_output if taps <= sizes else _by_kernel), x.shape[1] * taps * sizes
     step = max(1, _BLOCK // each)
@@ -214,11 +217,12 @@ def _by_tap(xp: Any, view: Any, w: Any, groups: int) -> Any:
     """One input channel for each output: a few scaled copies of the input."""
     rank = w.ndim - 2
     wide = np.float32 if view.dtype == np.float16 else view.dtype
-    out: Any = None
+    scales = w[:, 0].reshape(w.shape[0], *w.shape[2:], *(1,) * rank).astype(wide, copy=False)
+    out = xp.zeros((*view.shape[:2], *view.shape[2 + rank :]), wide)
+    term = xp.empty_like(out)
     for tap in np.ndindex(w.shape[2:]):
-        scale = w[(slice(None), 0, *tap)].reshape(-1, *(1,) * rank).astype(wide, copy=False)
-        term = view[(slice(None), slice(None), *tap)] * scale
-        out = term if out is None else xp.add(out, term, out=out)
+        xp.multiply(view[(slice(None), slice(None), *tap)], scales[(slice(None), *tap)], out=term)
+        xp.add(out, term, out=out)
     return out
 
 
