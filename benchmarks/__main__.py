@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import digits, gradient, imports, jacobian, neural, small
+from benchmarks import digits, gradient, imports, jacobian, neural, small, sorting
 from benchmarks.timing import machine
 
 MODULES = {
@@ -14,6 +14,7 @@ MODULES = {
     "jacobian": jacobian,
     "digits": digits,
     "neural": neural,
+    "sorting": sorting,
 }
 
 

@@ -26,6 +26,8 @@ PUBLIC = {
         imag log log10 log1p log2 logaddexp maximum minimum mod=remainder multiply negative
         nextafter positive pow=power power real reciprocal remainder round rsqrt sigmoid sign
         signbit sin sinh softplus sqrt square subtract tan tanh true_divide=divide trunc
+        degrees=rad2deg deg2rad digamma gammaln=lgamma lgamma logit nan_to_num polygamma rad2deg
+        radians=deg2rad sinc xlogy allclose array_equal isclose
         equal greater greater_equal isfinite isinf isnan less less_equal not_equal where
         logical_and logical_not logical_or logical_xor
         bitwise_and bitwise_invert bitwise_left_shift bitwise_not=bitwise_invert bitwise_or
@@ -35,8 +37,15 @@ PUBLIC = {
         broadcast_arrays broadcast_to concat concatenate=concat expand_dims flip matrix_transpose
         moveaxis pad permute_dims repeat reshape roll split squeeze stack swapaxes tile transpose
         unstack
-        matmul vecdot
-        nonzero take take_along_axis
+        diag diagonal dot einsum inner kron matmul outer tensordot trace vecdot
+        argwhere flatnonzero nonzero take take_along_axis
+        argsort isin searchsorted sort topk unique unique_all unique_counts unique_inverse
+        unique_values
+        cumprod=cumulative_prod cumsum=cumulative_sum cumulative_max cumulative_min cumulative_prod
+        cumulative_sum diff
+    """,
+    "stagekit.ops.inspection": """
+        __array_api_version__=VERSION __array_namespace_info__=array_namespace_info broadcast_shapes
     """,
     "stagekit.eager.protocols": "from_dlpack",
     "stagekit.placement": "device devices",
@@ -50,12 +59,12 @@ PUBLIC = {
     "stagekit.graph": "Graph",
     "stagekit.settings": "config",
     "stagekit.errors": """
-        ArgumentError ArtifactError BoundsError CheckError DTypeError DataDependentError DeviceError
-        ExportError LeakedTensorError RetraceError ShapeError StagekitError StagekitWarning
-        TraceError
+        ArgumentError ArtifactError AxisError BoundsError CheckError DTypeError DataDependentError
+        DeviceError ExportError LeakedTensorError LinAlgError RetraceError ShapeError StagekitError
+        StagekitWarning TraceError
     """,
 }
-MODULES = "export fft nn testing"  # public names that are submodules
+MODULES = "export fft linalg nn random testing"  # public names that are submodules
 
 _places = {
     name: (module, attribute or name)

@@ -2,18 +2,29 @@
 
 import builtins
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
-
-import numpy as np
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 from stagekit import export as export
 from stagekit import fft as fft
+from stagekit import linalg as linalg
 from stagekit import nn as nn
+from stagekit import random as random
 from stagekit import testing as testing
 from stagekit.autodiff import GradientTape as GradientTape
 from stagekit.eager.protocols import from_dlpack as from_dlpack
 from stagekit.errors import ArgumentError as ArgumentError
 from stagekit.errors import ArtifactError as ArtifactError
+from stagekit.errors import AxisError as AxisError
 from stagekit.errors import BoundsError as BoundsError
 from stagekit.errors import CheckError as CheckError
 from stagekit.errors import DataDependentError as DataDependentError
@@ -21,12 +32,15 @@ from stagekit.errors import DeviceError as DeviceError
 from stagekit.errors import DTypeError as DTypeError
 from stagekit.errors import ExportError as ExportError
 from stagekit.errors import LeakedTensorError as LeakedTensorError
+from stagekit.errors import LinAlgError as LinAlgError
 from stagekit.errors import RetraceError as RetraceError
 from stagekit.errors import ShapeError as ShapeError
 from stagekit.errors import StagekitError as StagekitError
 from stagekit.errors import StagekitWarning as StagekitWarning
 from stagekit.errors import TraceError as TraceError
 from stagekit.graph import Graph as Graph
+from stagekit.ops.creation import FloatLimits, IntegerLimits
+from stagekit.ops.inspection import Info
 from stagekit.placement import device as device
 from stagekit.placement import devices as devices
 from stagekit.saving import load as load
@@ -53,7 +67,28 @@ _Shape = int | Sequence[int]
 _Names = int | str | Sequence[int | str]
 _Argnums = int | tuple[int, ...]
 
+class _TopK(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class _UniqueAll(NamedTuple):
+    values: Tensor
+    indices: Tensor
+    inverse_indices: Tensor
+    counts: Tensor
+
+class _UniqueCounts(NamedTuple):
+    values: Tensor
+    counts: Tensor
+
+class _UniqueInverse(NamedTuple):
+    values: Tensor
+    inverse_indices: Tensor
+
 __version__: str
+__array_api_version__: str
+
+def __array_namespace_info__() -> Info: ...
 
 # Data types and constants
 
@@ -150,18 +185,20 @@ def ones_like(
 def zeros_like(
     x: Tensor, /, *, dtype: _DTypeLike | None = None, device: str | None = None
 ) -> Tensor: ...
-def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]: ...
+def meshgrid(*arrays: Tensor, indexing: str = "xy") -> tuple[Tensor, ...]: ...
 def tril(x: Tensor, /, *, k: int = 0) -> Tensor: ...
 def triu(x: Tensor, /, *, k: int = 0) -> Tensor: ...
 
 # Types
 
-def astype(x: _ArrayLike, dtype: _DTypeLike, /, *, copy: _bool = True) -> Tensor: ...
+def astype(
+    x: _ArrayLike, dtype: _DTypeLike, /, *, copy: _bool = True, device: str | None = None
+) -> Tensor: ...
 def can_cast(from_: Tensor | _DTypeLike, to: _DTypeLike, /) -> _bool: ...
-def finfo(type: Tensor | _DTypeLike, /) -> np.finfo[Any]: ...
-def iinfo(type: Tensor | _DTypeLike, /) -> np.iinfo[Any]: ...
+def finfo(type: Tensor | _DTypeLike, /) -> FloatLimits: ...
+def iinfo(type: Tensor | _DTypeLike, /) -> IntegerLimits: ...
 def isdtype(dtype: DType, kind: DType | str | tuple[DType | str, ...]) -> _bool: ...
-def result_type(*operands: _ArrayLike | _DTypeLike) -> DType: ...
+def result_type(*arrays_and_dtypes: _ArrayLike | _DTypeLike) -> DType: ...
 
 # Elementwise
 
@@ -183,6 +220,38 @@ def exp(x: _ArrayLike, /) -> Tensor: ...
 def exp2(x: _ArrayLike, /) -> Tensor: ...
 def expm1(x: _ArrayLike, /) -> Tensor: ...
 def floor(x: _ArrayLike, /) -> Tensor: ...
+def deg2rad(x: _ArrayLike, /) -> Tensor: ...
+def digamma(x: _ArrayLike, /) -> Tensor: ...
+def lgamma(x: _ArrayLike, /) -> Tensor: ...
+def logit(x: _ArrayLike, /) -> Tensor: ...
+def polygamma(n: int, x: _ArrayLike, /) -> Tensor: ...
+def rad2deg(x: _ArrayLike, /) -> Tensor: ...
+def sinc(x: _ArrayLike, /) -> Tensor: ...
+def xlogy(x: _ArrayLike, y: _ArrayLike, /) -> Tensor: ...
+def nan_to_num(
+    x: _ArrayLike,
+    /,
+    nan: _ArrayLike = 0.0,
+    posinf: _ArrayLike | None = None,
+    neginf: _ArrayLike | None = None,
+) -> Tensor: ...
+def isclose(
+    x1: _ArrayLike,
+    x2: _ArrayLike,
+    /,
+    rtol: _ArrayLike = 1e-5,
+    atol: _ArrayLike = 1e-8,
+    equal_nan: _bool = False,
+) -> Tensor: ...
+def allclose(
+    x1: _ArrayLike,
+    x2: _ArrayLike,
+    /,
+    rtol: _ArrayLike = 1e-5,
+    atol: _ArrayLike = 1e-8,
+    equal_nan: _bool = False,
+) -> _bool: ...
+def array_equal(x1: _ArrayLike, x2: _ArrayLike, /, equal_nan: _bool = False) -> _bool: ...
 def log(x: _ArrayLike, /) -> Tensor: ...
 def log10(x: _ArrayLike, /) -> Tensor: ...
 def log1p(x: _ArrayLike, /) -> Tensor: ...
@@ -278,20 +347,45 @@ def std(
 def var(
     x: _ArrayLike, /, *, axis: _Axis = None, correction: float = 0.0, keepdims: _bool = False
 ) -> Tensor: ...
+def diag(x: _ArrayLike, /, k: int = 0) -> Tensor: ...
+def diagonal(x: _ArrayLike, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor: ...
+def dot(x1: _ArrayLike, x2: _ArrayLike, /) -> Tensor: ...
+def einsum(subscripts: str, /, *operands: _ArrayLike) -> Tensor: ...
+def inner(x1: _ArrayLike, x2: _ArrayLike, /) -> Tensor: ...
+def kron(x1: _ArrayLike, x2: _ArrayLike, /) -> Tensor: ...
+def outer(x1: _ArrayLike, x2: _ArrayLike, /) -> Tensor: ...
+def tensordot(
+    x1: _ArrayLike, x2: _ArrayLike, /, *, axes: int | tuple[_Axis, _Axis] = 2
+) -> Tensor: ...
+def trace(
+    x: _ArrayLike,
+    /,
+    offset: int = 0,
+    axis1: int = 0,
+    axis2: int = 1,
+    dtype: _DTypeLike | None = None,
+) -> Tensor: ...
 def vecdot(x1: _ArrayLike, x2: _ArrayLike, /, *, axis: int = -1) -> Tensor: ...
 
 # Movement and indexing
 
-def broadcast_arrays(*arrays: _ArrayLike) -> list[Tensor]: ...
+def broadcast_arrays(*arrays: _ArrayLike) -> tuple[Tensor, ...]: ...
+def broadcast_shapes(*shapes: _Shape) -> tuple[Any, ...]: ...
 def broadcast_to(x: _ArrayLike, /, shape: _Shape) -> Tensor: ...
 def concat(arrays: Sequence[_ArrayLike], /, *, axis: int | None = 0) -> Tensor: ...
-def expand_dims(x: _ArrayLike, /, *, axis: int | Sequence[int] = 0) -> Tensor: ...
+def expand_dims(x: _ArrayLike, /, axis: int | Sequence[int]) -> Tensor: ...
 def flip(x: _ArrayLike, /, *, axis: _Axis = None) -> Tensor: ...
 def matrix_transpose(x: _ArrayLike, /) -> Tensor: ...
 def moveaxis(
     x: _ArrayLike, source: int | Sequence[int], destination: int | Sequence[int], /
 ) -> Tensor: ...
-def nonzero(x: _ArrayLike, /) -> tuple[Tensor, ...]: ...
+def nonzero(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: int | tuple[int, ...] = 0
+) -> tuple[Tensor, ...]: ...
+def flatnonzero(x: _ArrayLike, /, *, size: int | None = None, fill_value: int = 0) -> Tensor: ...
+def argwhere(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: int | tuple[int, ...] = 0
+) -> Tensor: ...
 def pad(
     x: _ArrayLike,
     /,
@@ -317,6 +411,59 @@ def take_along_axis(x: _ArrayLike, indices: _ArrayLike, /, *, axis: int = -1) ->
 def tile(x: _ArrayLike, repetitions: int | Sequence[int], /) -> Tensor: ...
 def unstack(x: _ArrayLike, /, *, axis: int = 0) -> tuple[Tensor, ...]: ...
 
+# Sorting and running folds
+
+def cumulative_max(x: _ArrayLike, /, *, axis: int | None = None) -> Tensor: ...
+def cumulative_min(x: _ArrayLike, /, *, axis: int | None = None) -> Tensor: ...
+def cumulative_prod(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: _DTypeLike | None = None,
+    include_initial: _bool = False,
+) -> Tensor: ...
+def cumulative_sum(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: _DTypeLike | None = None,
+    include_initial: _bool = False,
+) -> Tensor: ...
+def diff(
+    x: _ArrayLike,
+    /,
+    *,
+    axis: int = -1,
+    n: int = 1,
+    prepend: _ArrayLike | None = None,
+    append: _ArrayLike | None = None,
+) -> Tensor: ...
+def isin(x1: _ArrayLike, x2: _ArrayLike, /, *, invert: _bool = False) -> Tensor: ...
+def searchsorted(
+    x1: _ArrayLike,
+    x2: _ArrayLike,
+    /,
+    *,
+    side: Literal["left", "right"] = "left",
+    sorter: _ArrayLike | None = None,
+) -> Tensor: ...
+def topk(x: _ArrayLike, /, k: int, axis: int = -1, largest: _bool = True) -> _TopK: ...
+def unique(
+    x: _ArrayLike, /, *, size: int | None = None, fill_value: _ArrayLike | None = None
+) -> Tensor: ...
+def unique_all(x: _ArrayLike, /) -> _UniqueAll: ...
+def unique_counts(x: _ArrayLike, /) -> _UniqueCounts: ...
+def unique_inverse(x: _ArrayLike, /) -> _UniqueInverse: ...
+def unique_values(x: _ArrayLike, /) -> Tensor: ...
+def argsort(
+    x: _ArrayLike, /, *, axis: int = -1, descending: _bool = False, stable: _bool = True
+) -> Tensor: ...
+def sort(
+    x: _ArrayLike, /, *, axis: int = -1, descending: _bool = False, stable: _bool = True
+) -> Tensor: ...
+
 # NumPy's names
 
 absolute = abs
@@ -331,10 +478,15 @@ array = asarray
 bitwise_not = bitwise_invert
 concatenate = concat
 conjugate = conj
+cumprod = cumulative_prod
+cumsum = cumulative_sum
+degrees = rad2deg
+gammaln = lgamma
 invert = bitwise_invert
 left_shift = bitwise_left_shift
 mod = remainder
 power = pow
+radians = deg2rad
 right_shift = bitwise_right_shift
 transpose = permute_dims
 true_divide = divide

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+import numpy
+
 from stagekit.settings import config
 from stagekit.source import Location, is_framework, is_package
 
@@ -78,6 +80,14 @@ class ArgumentError(StagekitError, ValueError, TypeError):
 
 class BoundsError(StagekitError, IndexError):
     """An index lies outside its axis."""
+
+
+class AxisError(ShapeError, BoundsError):
+    """A tensor has no such axis: a ValueError and an IndexError, as NumPy's AxisError is."""
+
+
+class LinAlgError(StagekitError, numpy.linalg.LinAlgError):
+    """A matrix is singular, or not positive definite, or a decomposition does not converge."""
 
 
 class TraceError(StagekitError):

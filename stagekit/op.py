@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -192,6 +192,7 @@ class Op:
               more axis of that size in front, and so has the result (or each of several); or the
               reason there is no rule. It is asked only where an operand is mapped
     per_lane  True where `vmap` asks `batch` even if no operand is mapped: a draw is another a lane
+    counts    True for a `per_lane` op whose result is then one for all lanes: a counter of draws
     checks    True where it can fail on values: never dropped as unused
     moves     True where results hold nothing but elements of operands, of any type: bfloat16 too,
               in which no other op computes
@@ -213,6 +214,7 @@ class Op:
         nondifferentiable: str | None = None,
         batch: Callable[..., Any] | str | None = None,
         per_lane: bool = False,
+        counts: bool = False,
         checks: bool = False,
         moves: bool = False,
         transparent: bool = False,
@@ -228,12 +230,13 @@ class Op:
         self.infer, self.several, self.evaluate = infer, several, evaluate
         self.element, self.library = element, library
         self.dtypes, self.vjp, self.jvp = dtypes, vjp, jvp
-        self.batch, self.per_lane = batch, per_lane
+        self.batch, self.per_lane, self.counts = batch, per_lane, counts
         self.nondifferentiable, self.checks = nondifferentiable, checks
         self.moves, self.transparent = moves, transparent
         self.__name__, self.__doc__ = name, doc or f"The op `{name}`."
         self.numpy = self.on(np)
         self.operands = _operands(self.numpy)
+        self.__signature__: Signature | None = None
         self.bare = isinstance(self.numpy, np.ufunc)
         self._casts: dict[tuple[Any, ...], Casts | tuple[()]] = {}
         OPS[name] = self

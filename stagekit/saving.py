@@ -19,6 +19,7 @@ from stagekit import tree
 from stagekit.errors import ArtifactError, DTypeError
 from stagekit.export.safetensors import Contents, as_complex, read, strict_json, write
 from stagekit.narrow import exported
+from stagekit.random import Generator
 from stagekit.source import here
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import dtype, shape_text
@@ -40,7 +41,7 @@ _ARRAYS: dict[str, type] = {
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
-    """Write a pytree of tensors, Variables, NumPy arrays and Python scalars to one file.
+    """Write a pytree of tensors, Variables, generators, NumPy arrays and scalars to one file.
 
     The file is replaced only when all is written. An object that occurs twice is stored once. Any
     safetensors reader finds the buffers, named by their paths. Raises DTypeError naming the path
@@ -78,10 +79,10 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Read what `save` wrote.
 
     Without `like` the containers come back as dict, list, tuple and None (a namedtuple as a tuple,
-    a dataclass as a dict), Variables as new Variables with their names. With `like`, a tree of
-    the same paths, the result is a new tree of its structure and classes with the file's values;
-    `like` stays as it is, and its Variables have new ones in their places. A file of another
-    writer loads as a dict of its tensors.
+    a dataclass as a dict), Variables as new Variables with their names, generators as generators.
+    With `like`, a tree of the same paths, the result is a new tree of its structure and classes
+    with the file's values; `like` stays as it is, and its Variables have new ones in their places.
+    A file of another writer loads as a dict of its tensors.
 
     Raises ArtifactError for a file that is not well-formed, and for one that does not fit `like`,
     listing every path that is missing, extra, or of another shape or type.
@@ -141,6 +142,8 @@ def _structure(spec: tree.Spec, paths: Iterator[str]) -> Any:
     if cls is type(None):
         return None
     children = [_structure(child, paths) for child in spec.children()]
+    if cls is Generator:
+        return {"generator": children}
     if issubclass(cls, dict) or hasattr(cls, "__dataclass_fields__"):
         keys = [_key(entry) for entry in spec.entries()]
         return {"dict": [list(item) for item in zip(keys, children, strict=True)]}
@@ -234,9 +237,19 @@ def _built(node: Any, leaves: dict[str, _Leaf]) -> Any:
             if len(items) < len(children):
                 raise ValueError("a dict has a key twice")
             return items
-        return {"list": list, "tuple": tuple}[kind](map(build, children))
+        return _CONTAINERS[kind](map(build, children))
 
     return build(node)
+
+
+def _generator(children: Iterator[Any]) -> Generator:
+    (state,) = children
+    if not isinstance(state, Variable) or _described(state) != "uint64 (3,)":
+        raise ValueError(f"a generator's state is a Variable of uint64 (3,), not {state!r}")
+    return Generator.of(state)
+
+
+_CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "generator": _generator}
 
 
 def _made(kind: str, value: Any, name: str | None) -> Any:

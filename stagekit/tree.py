@@ -13,11 +13,20 @@ from typing import Any
 
 import optree
 
+from stagekit.random import Generator
+
 _NAMESPACE = "stagekit"
 _insertion_order = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
 _insertion_order.__enter__()  # for good: it ends when the object is dropped
 _registering = threading.Lock()
 _dataclasses: set[type] = set()
+optree.register_pytree_node(
+    Generator,  # type: ignore[arg-type]  # optree wants a Collection
+    lambda generator: ((generator.state,), None, ("state",)),  # type: ignore[attr-defined]
+    lambda _, children: Generator.of(*children),  # type: ignore[arg-type, return-value]
+    path_entry_type=optree.GetAttrEntry,
+    namespace=_NAMESPACE,
+)
 
 Spec = optree.PyTreeSpec
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.errors import ArgumentError, DTypeError, ShapeError
+from stagekit.errors import ArgumentError, AxisError, DTypeError, ShapeError
 from stagekit.narrow import BFLOAT16, exported
 from stagekit.source import here
 from stagekit.symbolic import Dim, Number, plain, strip
@@ -359,14 +359,14 @@ def as_integer(op: str, name: str, value: Any) -> Any:
 
 
 def normalize_axis(op: str, axis: int, ndim: int) -> int:
-    """A non-negative axis; ShapeError where it does not exist.
+    """A non-negative axis; AxisError where it does not exist.
 
     >>> normalize_axis("sum", -1, 3)
     2
     """
     axis = as_integer(op, "axis", axis)
     if not -ndim <= axis < ndim:
-        raise ShapeError(
+        raise AxisError(
             f"{op}: axis {axis} does not exist in a tensor of {ndim} axes",
             fix=f"use an axis from {-ndim} to {ndim - 1}" if ndim else "a 0-d tensor has no axes",
         ).located(here())

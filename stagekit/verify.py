@@ -28,6 +28,10 @@ def _is_integer(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, Expr) or _is_integer(value)
 
@@ -53,27 +57,37 @@ _MODES = frozenset(["set", "add", "multiply", "min", "max"])
 ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "axes": _all(_is_integer),
     "axis": _is_integer,
+    "checked": _is_bool,
+    "complete": _is_bool,
+    "descending": _is_bool,
     "dilation": _all(_is_step),
     "dtype": lambda value: isinstance(value, DType),
     "expr": _is_number,
     "extent": _all(_is_size),
+    "full_matrices": _is_bool,
     "groups": _is_size,
     "high": _all(_is_size),
     "index": _is_integer,
-    "inverse": lambda value: type(value) is bool,
+    "inverse": _is_bool,
     "interior": _all(_is_integer),
+    "k": _is_size,
+    "largest": _is_bool,
     "low": _all(_is_size),
+    "lower": _is_bool,
+    "n": _is_integer,
     "mode": lambda value: value in _MODES,
     "offset": _all(_is_size),
     "rule": lambda value: value is not None,
     "serial": _is_integer,
     "shape": _all(_is_size),
+    "side": lambda value: value in ("left", "right"),
     "size": _is_size,
     "sizes": _all(_is_size),
     "spacing": _all(_is_step),
     "starts": _all(_is_size),
     "stride": _all(_is_step),
     "strides": _all(_is_integer),
+    "unit_diagonal": _is_bool,
     "value": _is_scalar,
     "window": _all(_is_size),
 }

@@ -115,6 +115,7 @@ _DOMAIN: dict[str, Callable[[Any], Any]] = {
         ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "divide", "power"],
         _POSITIVE,
     ),
+    "lgamma": _POSITIVE,
     **dict.fromkeys(["asin", "acos", "atanh", "tan"], _INSIDE),
     "acosh": _BEYOND,
 }
@@ -175,6 +176,12 @@ def _part(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Buil
         return sk.real(z) - sk.imag(z) if name == "conj" else z
 
     return (pick(_float),), run, ""
+
+
+@builder("polygamma")
+def _polygamma(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    n = int(rng.integers(3))
+    return (pick(_float if smooth else _any),), lambda x: sk.polygamma(n, sk.abs(x) + 1), f"{n}"
 
 
 @builder("reshape")
@@ -241,6 +248,44 @@ def _reduce(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Bu
 def _arg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     axis = [None, 0, -1][rng.integers(3)]
     return (pick(_ranked(1)),), lambda x: getattr(sk, name)(x, axis=axis), f"axis={axis}"
+
+
+@builder("sort", "argsort")
+def _sort(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis, descending = int(rng.integers(-1, 1)), bool(rng.integers(2))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    function = getattr(sk, name)
+    note = f"axis={axis}, descending={descending}"
+    return (pick(wanted),), lambda x: function(x, axis=axis, descending=descending), note
+
+
+@builder("argtopk")
+def _argtopk(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    largest = bool(rng.integers(2))
+    wanted = _float if smooth else _any
+    few = lambda x: sk.topk(x, x.shape[0] // 2, axis=0, largest=largest).values
+    return (pick(lambda x: wanted(x) and x.ndim > 0),), few, f"half, largest={largest}"
+
+
+@builder("searchsorted")
+def _searchsorted(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    side = ("left", "right")[rng.integers(2)]
+
+    def run(x: Any) -> Any:
+        return sk.searchsorted(sk.sort(sk.reshape(x, (x.size,))), x, side=side)
+
+    return (pick(_any),), run, side
+
+
+@builder("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min", "recurrence")
+def _cumulative(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    axis = int(rng.integers(-1, 1))
+    wanted = (lambda x: _float(x) and x.ndim > 0) if smooth else _ranked(1)
+    if name == "recurrence":
+        op = OPS[name]
+        return (pick(wanted),), lambda x: op(sk.tanh(x), x, axis=axis % x.ndim), f"axis={axis}"
+    function = getattr(sk, name)
+    return (pick(wanted),), lambda x: function(x, axis=axis), f"axis={axis}"
 
 
 @builder("matmul")
@@ -318,13 +363,35 @@ def _out(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built
     return (pick(_any), pick(_any)), lambda *xs: OPS[name](*xs, index=index), f"index={index}"
 
 
-@builder("eigh")
-def _eigh(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    def run(x: Any) -> Any:
-        turned = sk.tanh(sk.sum(x)) * sk.asarray([[0.0, 1.0], [1.0, 0.5]], dtype=x.dtype)
-        return OPS[name](turned + sk.asarray([[-2.0, 0.0], [0.0, 2.0]], dtype=x.dtype))[0]
+def _matrix(x: Any) -> Any:
+    """A symmetric positive definite matrix that turns with the sum of x."""
+    total = sk.tanh(sk.sum(x))
+    total = sk.where(sk.isnan(total), 0.0, total)
+    turned = total * sk.asarray([[0.0, 1.0], [1.0, 0.5]], dtype=x.dtype)
+    return turned + sk.asarray([[2.0, 0.0], [0.0, 5.0]], dtype=x.dtype)
 
-    return (pick(_float),), run, "eigenvalues"
+
+_OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
+    "eigh": sk.linalg.eigvalsh,
+    "eig": lambda m: sk.abs(sk.linalg.eigvals(m)),
+    "svd": sk.linalg.svdvals,
+    "qr": lambda m: sk.linalg.qr(m).R,
+    "slogdet": lambda m: sk.linalg.slogdet(m).logabsdet,
+    "solve": lambda m: sk.linalg.solve(m, m[0]),
+    "solve_triangular": lambda m: sk.linalg.solve_triangular(m, m[0], lower=True),
+    "cofactor": lambda m: OPS["cofactor"](m, m.mT),
+    **{name: getattr(sk.linalg, name) for name in ("inv", "det", "cholesky", "pinv", "expm")},
+}
+
+
+@builder(*_OF_A_MATRIX)
+def _linalg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    return (pick(_float),), lambda x: _OF_A_MATRIX[name](_matrix(x)), ""
+
+
+@builder("undefined")
+def _undefined(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    return (pick(_float),), lambda x: x + OPS[name](sk.zeros_like(x)), "of zeros"
 
 
 @builder("dft", "rdft", "irdft")
@@ -341,6 +408,26 @@ def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
         return sk.real(z) - sk.imag(z)
 
     return (pick(lambda x: _float(x) and x.ndim > 0),), run, f"inverse={inverse}"
+
+
+@builder("random_bits", "random_advance", "random_normal", "random_category")
+def _random(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    kind = sk.uint32 if rng.random() < 0.5 else sk.uint64
+
+    def run(x: Any) -> Any:
+        n = sk.sum(sk.astype(x == x, sk.uint64))
+        state = sk.stack([n, n + 1, n + 2])
+        if name == "random_advance":
+            return sk.astype(OPS[name](state, shape=x.shape, dtype=kind), sk.int64)
+        wide = name == "random_category" or kind is sk.uint64
+        bits = OPS["random_bits"](state, shape=x.shape, dtype=sk.uint64 if wide else kind)
+        if name == "random_bits":
+            return sk.astype(bits >> 3, sk.float64)
+        if name == "random_category":
+            return OPS[name](sk.astype(bits >> 11, sk.float64) * 2.0**-50, bits[..., :1])
+        return sk.astype(OPS[name](bits), sk.float64)
+
+    return (pick(_ranked(1)),), run, str(kind)
 
 
 @builder("astype")

@@ -9,6 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,8 @@ def harmless(path: Path) -> bool:
     except ArtifactError:
         return False
     assert repr(program)
-    assert runtime.describe(path)
+    with suppress(ArtifactError):  # a changed buffer loads, and is found where it is described
+        assert runtime.describe(path)
     x, i = np.ones((3, 4), "f4"), np.array([0, 2])
     for name in program:
         for args in ((), ({"x": x}, i)):

@@ -101,7 +101,7 @@ def test_the_op_custom() -> None:
 def test_derivatives_keep_the_data_type(name: str) -> None:
     for sample in smooth_samples(name)[:1]:
         call, floats = of_floats(sample)
-        if name in ("astype", "rdft") or floats[0].dtype.kind == "c":
+        if name in ("astype", "eig", "rdft") or floats[0].dtype.kind == "c":
             continue  # their results are of another type
         for kind in (sk.float16, sk.float32):
             xs = [sk.asarray(x, dtype=kind) for x in floats]

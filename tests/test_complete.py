@@ -18,6 +18,7 @@ import pytest
 
 import stagekit as sk
 import stagekit.ops as ops
+from stagekit import linalg
 from stagekit.errors import StagekitError
 from stagekit.kernels.reference import BOOL, COMPLEX, FLOAT, INTEGER, PART, TEST, reference
 from stagekit.nn import functional
@@ -26,19 +27,22 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "convolution", "indexing",
-    "linalg", "fourier",
+    "linalg", "fourier", "sorting", "cumulative", "decomposition", "random",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
 INTERNAL = {
     "At", "aligned", "as_shape", "getitem", "host_integers", "located_shapes", "maximum_size",
-    "on_host", "require_channels", "root", "scalar", "setitem", "total", "transposed",
-    "unbroadcast",
+    "multiply_high", "on_host", "require_channels", "root", "scalar", "setitem",
+    "total", "transposed", "unbroadcast",
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "convolution", "dft", "eigh", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D = {"concat", "convolution", "dft", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D |= {"undefined"}
+NEVER_0D |= {"sort", "recurrence", *(f"cumulative_{f}" for f in ("sum", "prod", "max", "min"))}
+NEVER_0D |= {name for name, op in OPS.items() if op.family == "linalg"}
 
 # Functions about types, which tests/test_dtypes.py holds against NumPy.
 OF_TYPES = {"can_cast", "finfo", "iinfo", "isdtype", "result_type"}
@@ -138,7 +142,7 @@ def documented() -> dict[str, tuple[Any, dict[str, Any]]]:
     found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, op in OPS.items():
         found[f"op {name}"] = op, _namespace_of(op)
-    for module in (ops, functional):
+    for module in (ops, functional, linalg):
         for name in module.__all__:
             obj = getattr(module, name)
             if not isinstance(obj, Op) and not isinstance(obj, ModuleType):

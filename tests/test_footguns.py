@@ -221,6 +221,34 @@ def test_jax_4312() -> None:
     assert len({tuple(d) for d in draws}) == 4
 
 
+def test_pytorch_118735() -> None:
+    def noisy(x: Any) -> Any:
+        return x + sk.random.normal(shape=x.shape) * sk.random.bernoulli(0.5, shape=x.shape)
+
+    staged = sk.function(noisy)
+    for _ in range(3):
+        sk.random.seed(1)
+        got = [staged(sk.zeros(5)).tolist() for _ in range(3)]
+        sk.random.seed(1)
+        assert got == [noisy(sk.zeros(5)).tolist() for _ in range(3)]
+
+
+def test_pytorch_192635() -> None:
+    g = sk.random.Generator(1)
+
+    @sk.function
+    def f() -> Any:
+        first, second = g.uniform(), g.normal()
+        return second, first
+
+    h = sk.function(lambda: (g.uniform(), g.normal())[1])
+    other = sk.random.Generator(1)
+    for _ in range(3):
+        assert [x.item() for x in f()][::-1] == [other.uniform().item(), other.normal().item()]
+        other.uniform()  # a draw that nothing uses counts
+        assert h().item() == other.normal().item()
+
+
 def test_tf_42223() -> None:
     rows = iter([1.0, 2.0, 3.0])
 

@@ -200,6 +200,7 @@ TEXT = """graph f(%x: f64[b,n,n])
   %0: (f64[b,n], f64[b,n,n]) = eigh(%x)
   %1: f64[b,n] = out(%0, index=0)
   %2: f64[b,n,n] = out(%0, index=1)
+  check %0
   return %2, %1
 """
 

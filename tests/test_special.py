@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from stagekit.errors import DTypeError
-from stagekit.ops import special
+from stagekit.ops import gamma, special
 
 BOUND = 2.0  # ulp of the exact result, float64
 NARROW_BOUND = 0.51  # float16 and float32: computed in float64 and rounded once
@@ -216,3 +216,69 @@ def test_float64_bits_are_the_same_on_every_machine(golden: Callable[[str, str],
         digest = hashlib.sha256(call(name, x).astype("<f8").tobytes()).hexdigest()
         lines.append(f"{name} {digest}")
     golden("special_float64", "\n".join(lines))
+
+
+# ----- gamma.py -----------------------------------------------------------------------------------
+
+
+def gamma_points(name: str, n: int) -> Array:
+    """Random points on both sides of 0: near roots, poles and seams, and far out."""
+    draw = np.random.default_rng([n, *name.encode()])
+    roots = [1.0, 2.0, 1.4616321449683622, 0.75, 2.75, 12.0, 13.0, -0.25, -0.5, -2.4570247, -0.504]
+    near = [r * (1 + s * 10.0**-k) for r in roots for s in (-1, 1) for k in (3, 6, 9, 12, 15)]
+    poles = -draw.integers(1, 20, n) + draw.choice([-1, 1], n) * 10 ** draw.uniform(-14, -3, n)
+    wide = 10 ** draw.uniform(-300, 300, n)
+    spans = [draw.uniform(*span, n) for span in ((0, 3), (3, 14), (-30, 0))]
+    return np.concatenate([near, poles, wide, -(10 ** draw.uniform(-300, 0, n)), *spans])
+
+
+@pytest.mark.parametrize("name", ["lgamma", "digamma"])
+def test_log_gamma_and_digamma_against_mpmath(name: str, full: bool) -> None:
+    exact = mpmath.digamma if name == "digamma" else lambda a: mpmath.re(mpmath.loggamma(a))
+    x = gamma_points(name, 3000 if full else 80)
+    with np.errstate(all="ignore"):
+        y = gamma.lgamma(x) if name == "lgamma" else gamma.polygamma(0, x)
+    with mpmath.workprec(140):
+        for a, b in zip(x.tolist(), y.tolist()):
+            want = exact(mpmath.mpf(a))
+            off = float(abs(mpmath.mpf(b) - want))
+            size = float(abs(want)) if a > 0 else max(float(abs(want)), abs(a))
+            assert off <= 4 * np.spacing(2.0 ** math.floor(math.log2(size))), (a, b)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+def test_polygamma_against_mpmath(n: int, full: bool) -> None:
+    x = gamma_points("polygamma", 300 if full else 15)
+    x = x[(np.abs(x) > 1e-12) & (np.abs(x) < 1e12)]
+    with np.errstate(all="ignore"):
+        y = gamma.polygamma(n, x)
+    with mpmath.workprec(300):
+        for a, b in zip(x.tolist(), y.tolist()):
+            want = mpmath.polygamma(n, mpmath.mpf(a))
+            size = float(abs(want))
+            if a < 0:
+                size = max(size, float(abs(mpmath.polygamma(n, 1 - mpmath.mpf(a)))), _steep(n, a))
+            bound = 4 * (1 if n < 4 and a > 0 else n + 1) * np.spacing(size)
+            assert float(abs(mpmath.mpf(b) - want)) <= bound, (a, b)
+
+
+def _steep(n: int, a: float) -> float:
+    """The size of the pole at 0, or of the terms of the polynomial in the cotangent."""
+    if a >= -0.5:
+        return float(math.factorial(n) / abs(a) ** (n + 1))
+    cotangent = abs(float(mpmath.cot(mpmath.pi * mpmath.mpf(a))))
+    powers = np.abs(gamma._cotangent(n))
+    return float(math.pi ** (n + 1) * np.polyval(powers, cotangent))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_gamma_at_its_poles_and_ends(dtype: str) -> None:
+    x = np.array([0.0, -0.0, -1.0, -5.0, np.inf, -np.inf, np.nan, 1.0, 2.0], dtype)
+    inf, nan = np.inf, np.nan
+    with np.errstate(all="ignore"):
+        found = [gamma.lgamma(x), *(gamma.polygamma(n, x) for n in range(3))]
+    assert all(y.dtype == dtype for y in found)
+    np.testing.assert_array_equal(found[0], [inf, inf, inf, inf, inf, inf, nan, 0, 0])
+    np.testing.assert_array_equal(found[1][:7], [-inf, inf, nan, nan, inf, nan, nan])
+    np.testing.assert_array_equal(found[2][:7], [inf, inf, inf, inf, 0, nan, nan])
+    np.testing.assert_array_equal(found[3][:7], [-inf, -inf, nan, nan, -0.0, nan, nan])

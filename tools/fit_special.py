@@ -1,7 +1,7 @@
-"""Fits the coefficients of stagekit/ops/special.py, at 50 digits, and writes them into it.
+"""Fits the coefficients of stagekit/ops/special.py and gamma.py, at 50 digits, and writes them in.
 
-    python tools/fit_special.py            # rewrite the block between the two marks
-    python tools/fit_special.py --check    # exit 1 if the block is not what this script makes
+    python tools/fit_special.py            # rewrite the blocks between the two marks
+    python tools/fit_special.py --check    # exit 1 if a block is not what this script makes
 
 Every polynomial interpolates at Chebyshev nodes (mpmath.chebyfit), which is within a small factor
 of the minimax polynomial; its error bound is printed beside it. Coefficients go from the highest
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mpmath as mp
 
-TARGET = Path(__file__).parents[1] / "stagekit" / "ops" / "special.py"
+FOLDER = Path(__file__).parents[1] / "stagekit" / "ops"
 BEGIN = "# Made by: python tools/fit_special.py\n"
 END = "# End of what the script makes\n"
 
@@ -42,6 +42,22 @@ def log1p_rest(w: mp.mpf) -> mp.mpf:
     """(x - log(1 + x)) / x^2 as a function of w = 2x - 1."""
     x = (w + 1) / 2
     return (x - mp.log1p(x)) / x**2 if x > mp.mpf(10) ** -20 else 1 / mp.mpf(2) - x / 3
+
+
+def lgamma_rest(w: mp.mpf) -> mp.mpf:
+    """log(gamma(x)) / ((x - 1) (x - 2)) as a function of w = x - 7/4."""
+    x = w + mp.mpf("1.75")
+    return mp.loggamma(x) / ((x - 1) * (x - 2))
+
+
+def digamma_rest(w: mp.mpf) -> mp.mpf:
+    """digamma(x) / (x - its root) as a function of w = 2x - 3."""
+    x = (w + 3) / 2
+    return mp.digamma(x) / (x - digamma_root())
+
+
+def digamma_root() -> mp.mpf:
+    return mp.findroot(mp.digamma, 1.46)
 
 
 def shortened(value: mp.mpf, bits: int) -> mp.mpf:
@@ -98,15 +114,35 @@ def block() -> str:
     return "".join(parts)
 
 
+def gamma_block() -> str:
+    mp.mp.dps = 50
+    root = digamma_root()
+    head = shortened(root, 40)
+    rest = "log(gamma(x)) / ((x - 1) (x - 2)) in w = x - 7/4, |w| <= 1"
+    stirling = (mp.bernoulli(2 * k) / (2 * k * (2 * k - 1)) for k in range(8, 0, -1))
+    parts = [
+        fitted("LGAMMA", lgamma_rest, -1, 1, 36, rest),
+        fitted("DIGAMMA", digamma_rest, -1, 1, 26, "digamma(x) / (x - ROOT) in w = 2x - 3"),
+        "# the root of digamma in two parts, the first of 40 bits\n"
+        f"ROOT, ROOT_LOW = {float(head)!r}, {float(root - head)!r}\n",
+        tuple_of("STIRLING", stirling, "B(2k) / (2k (2k - 1)), k = 8 ... 1"),
+        tuple_of("BERNOULLI", (mp.bernoulli(2 * k) for k in range(1, 12)), "B(2), B(4), ... B(22)"),
+        f"HALF_LOG_2PI = {float(mp.log(2 * mp.pi) / 2)!r}\n",
+    ]
+    return "".join(parts)
+
+
 def main() -> int:
-    text = TARGET.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    new = block()
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    TARGET.write_text(before + BEGIN + new + END + after, encoding="utf-8")
-    return 0
+    different = 0
+    for name, make in (("special.py", block), ("gamma.py", gamma_block)):
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        old, _, after = rest.partition(END)
+        new = make()
+        different |= old != new
+        if "--check" not in sys.argv[1:]:
+            (FOLDER / name).write_text(before + BEGIN + new + END + after, encoding="utf-8")
+    return int("--check" in sys.argv[1:] and different)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ class Batch(Over):
                 raise TraceError(
                     f"vmap: {op.name} has no batching rule", fix="call it in a loop, and stack"
                 ).located(here())
+        if op.counts and not any(mapped):
+            return self._made(out)
         return tuple(map(self.mark, out)) if type(out) is tuple else self.mark(out)
 
     def _require_fit(self, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError
 from stagekit.op import Cell, weak_type
+from stagekit.ops.inspection import VERSION
 from stagekit.placement import as_device
 from stagekit.source import here
 from stagekit.tensor import Tensor, Variable
-from stagekit.types import same_shape, shape_text
+from stagekit.types import shape_text
 
 # ----- ufuncs -------------------------------------------------------------------------------------
 
@@ -35,7 +36,7 @@ _NAMES = """
     log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor matmul maximum minimum
     multiply negative nextafter not_equal positive power reciprocal remainder
     right_shift=bitwise_right_shift rint=round sign signbit sin sinh sqrt square subtract tan tanh
-    trunc vecdot
+    trunc vecdot deg2rad rad2deg radians=deg2rad degrees=rad2deg
 """
 _UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     getattr(np, name): getattr(ops, op or name)
@@ -108,33 +109,6 @@ def __array_ufunc__(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **key
 # ----- functions: NumPy's parameters on the left, the op on the right -----------------------------
 
 
-def _isclose(
-    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> Any:
-    near = ops.abs(ops.subtract(a, b)) <= ops.add(atol, ops.multiply(rtol, ops.abs(b)))
-    close = ops.where(ops.isfinite(b), near, ops.equal(a, b))
-    both = ops.logical_and(ops.isnan(a), ops.isnan(b))
-    return ops.logical_or(close, both) if equal_nan else close
-
-
-def _allclose(
-    a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> bool:
-    return bool(ops.all(_isclose(a, b, rtol, atol, equal_nan)))
-
-
-def _array_equal(a1: Any, a2: Any) -> bool:
-    a1, a2 = ops.asarray(a1), ops.asarray(a2)
-    return same_shape(a1.shape, a2.shape) and bool(ops.all(ops.equal(a1, a2)))
-
-
-def _dot(a: Any, b: Any) -> Any:
-    a, b = ops.asarray(a), ops.asarray(b)
-    if a.ndim > 2 or b.ndim > 2:
-        raise _refusal("np.dot: a tensor has more than 2 axes", "use sk.matmul")
-    return ops.matmul(a, b) if a.ndim and b.ndim else ops.multiply(a, b)
-
-
 def _pick(a: Any, indices: Any, axis: int | None = None) -> Any:
     return ops.take(ops.reshape(a, (-1,)) if axis is None else a, indices, axis=axis or 0)
 
@@ -174,7 +148,60 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
     return ops.clip(a, a_min if min is None else min, a_max if max is None else max)
 
 
+def _sorted(name: str) -> Callable[..., Any]:
+    """`sort` and `argsort`, whose kind is always stable; `axis=None` flattens."""
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def ordered(a: Any, axis: int | None = -1, kind: Any = None, *, stable: Any = None) -> Any:
+        return op(ops.reshape(a, (-1,))) if axis is None else op(a, axis=axis)
+
+    return ordered
+
+
+def _running(name: str) -> Callable[..., Any]:
+    """`cumsum` and `cumprod`, which flatten without an axis."""
+    op: Callable[..., Any] = getattr(ops, name)
+    return lambda a, axis=None, dtype=None: op(
+        ops.reshape(a, (-1,)) if axis is None else a, axis=axis, dtype=dtype
+    )
+
+
+def _unique(
+    ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
+    values, *rest = ops.unique_all(ar)
+    asked = zip((return_index, return_inverse, return_counts), rest, strict=True)
+    found = [part for wanted, part in asked if wanted]
+    return (values, *found) if found else values
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sort": _sorted("sort"),
+    "argsort": _sorted("argsort"),
+    "searchsorted": lambda a, v, side="left", sorter=None: ops.searchsorted(
+        a, v, side=side, sorter=sorter
+    ),
+    "cumsum": _running("cumulative_sum"),
+    "cumprod": _running("cumulative_prod"),
+    "cumulative_sum": lambda x, *, axis=None, dtype=None, include_initial=False: (
+        ops.cumulative_sum(x, axis=axis, dtype=dtype, include_initial=include_initial)
+    ),
+    "cumulative_prod": lambda x, *, axis=None, dtype=None, include_initial=False: (
+        ops.cumulative_prod(x, axis=axis, dtype=dtype, include_initial=include_initial)
+    ),
+    "diff": lambda a, n=1, axis=-1, prepend=None, append=None: ops.diff(
+        a, axis=axis, n=n, prepend=prepend, append=append
+    ),
+    "isin": lambda element, test_elements, invert=False: ops.isin(
+        element, test_elements, invert=invert
+    ),
+    "unique": _unique,
+    "unique_all": lambda x: ops.unique_all(x),
+    "unique_counts": lambda x: ops.unique_counts(x),
+    "unique_inverse": lambda x: ops.unique_inverse(x),
+    "unique_values": lambda x: ops.unique_values(x),
+    "argwhere": lambda a: ops.argwhere(a),
+    "flatnonzero": lambda a: ops.flatnonzero(a),
     "all": _fold("all"),
     "any": _fold("any"),
     "argmax": _fold("argmax"),
@@ -196,10 +223,28 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "imag": lambda val: ops.imag(val),
     "angle": lambda z: ops.angle(z),
     "where": lambda condition, x, y: ops.where(condition, x, y),
-    "isclose": _isclose,
-    "allclose": _allclose,
-    "array_equal": _array_equal,
-    "dot": _dot,
+    "isclose": lambda a, b, rtol=1e-5, atol=1e-8, equal_nan=False: ops.isclose(
+        a, b, rtol, atol, equal_nan
+    ),
+    "allclose": lambda a, b, rtol=1e-5, atol=1e-8, equal_nan=False: ops.allclose(
+        a, b, rtol, atol, equal_nan
+    ),
+    "array_equal": lambda a1, a2, equal_nan=False: ops.array_equal(a1, a2, equal_nan),
+    "nan_to_num": lambda x, copy=True, nan=0.0, posinf=None, neginf=None: ops.nan_to_num(
+        x, nan, posinf, neginf
+    ),
+    "sinc": lambda x: ops.sinc(x),
+    "dot": lambda a, b: ops.dot(a, b),
+    "inner": lambda a, b: ops.inner(a, b),
+    "outer": lambda a, b: ops.outer(a, b),
+    "kron": lambda a, b: ops.kron(a, b),
+    "tensordot": lambda a, b, axes=2: ops.tensordot(a, b, axes=axes),
+    "einsum": lambda subscripts, *operands, optimize=False: ops.einsum(subscripts, *operands),
+    "diagonal": lambda a, offset=0, axis1=0, axis2=1: ops.diagonal(a, offset, axis1, axis2),
+    "trace": lambda a, offset=0, axis1=0, axis2=1, dtype=None: ops.trace(
+        a, offset, axis1, axis2, dtype
+    ),
+    "diag": lambda v, k=0: ops.diag(v, k),
     "take": _pick,
     "take_along_axis": lambda arr, indices, axis=-1: ops.take_along_axis(arr, indices, axis=axis),
     "nonzero": lambda a: ops.nonzero(a),
@@ -212,7 +257,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda a, axis: ops.expand_dims(a, axis=axis),
     "squeeze": lambda a, axis=None: ops.squeeze(a, axis=axis),
     "broadcast_to": lambda array, shape: ops.broadcast_to(array, shape),
-    "broadcast_arrays": lambda *args: tuple(ops.broadcast_arrays(*map(ops.asarray, args))),
+    "broadcast_arrays": lambda *args: ops.broadcast_arrays(*args),
     "flip": lambda m, axis=None: ops.flip(m, axis=axis),
     "roll": lambda a, shift, axis=None: ops.roll(a, shift, axis=axis),
     "tile": lambda A, reps: ops.tile(A, reps),
@@ -228,7 +273,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "tril": lambda m, k=0: ops.tril(m, k=k),
     "triu": lambda m, k=0: ops.triu(m, k=k),
-    "meshgrid": lambda *xi, indexing="xy": tuple(ops.meshgrid(*xi, indexing=indexing)),
+    "meshgrid": lambda *xi, indexing="xy": ops.meshgrid(*xi, indexing=indexing),
     "zeros_like": lambda a, dtype=None: ops.zeros_like(a, dtype=dtype),
     "ones_like": lambda a, dtype=None: ops.ones_like(a, dtype=dtype),
     "empty_like": lambda prototype, dtype=None: ops.empty_like(prototype, dtype=dtype),
@@ -262,7 +307,7 @@ def __array_function__(self: Any, func: Any, types: Any, args: Any, kwargs: dict
 # ----- DLPack, the array namespace, notebooks -----------------------------------------------------
 
 _CPU = (1, 0)  # kDLCPU, and its number
-_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
+_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", VERSION)
 
 
 def __dlpack__(

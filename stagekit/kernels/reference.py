@@ -11,6 +11,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import reduce
 from typing import Any, final
@@ -119,9 +120,12 @@ def _remainder(x: float, y: float) -> float:
 
 
 def _floor_divide(x: float, y: float, target: DType) -> float:
-    """(x - x % y) / y to the nearest integer; each step rounds, in float32 for float16."""
-    if x != x or y != y or math.isinf(x) or y == 0:
-        return NAN if math.isinf(x) and y != 0 else _divide(x, y)
+    """(x - x % y) / y to the nearest integer; each step rounds, in float32 for float16.
+
+    x / y where one of them is infinite.
+    """
+    if x != x or y != y or math.isinf(x) or math.isinf(y) or y == 0:
+        return _divide(x, y)
     step = dtype("float64") if target.itemsize == 8 else dtype("float32")
     rest = math.fmod(x, y)
     quotient = nearest(_divide(nearest(x - rest, step), y), step)
@@ -152,6 +156,55 @@ def _logaddexp(x: float, y: float) -> float:
         return x + math.log(2)
     top, low = (x, y) if x > y else (y, x)
     return top + math.log1p(math.exp(low - top)) if low == low and top == top else NAN
+
+
+def _lgamma(x: float) -> float:
+    """Stirling's series beyond 40, and steps down from there, in 60 digits."""
+    if math.isinf(x) or (x <= 0 and x == math.floor(x)):
+        return INF
+    if x != x:
+        return NAN
+    with localcontext(prec=60):
+        z, factors = Decimal(x), Decimal(1)
+        while z < 40:
+            factors, z = factors * z, z + 1
+        out = (z - Decimal("0.5")) * z.ln() - z + _LOG_2PI / 2 - abs(factors).ln()
+        for k, b in enumerate(_BERNOULLI, 1):
+            out += b / (2 * k * (2 * k - 1) * z ** (2 * k - 1))
+        return float(out)
+
+
+def _polygamma(order: float, x: float) -> float:
+    """Euler and Maclaurin's series beyond 40, and steps down from there, in 60 digits."""
+    n, sign = int(order), (-1) ** (int(order) + 1)
+    if x != x or x == -INF:
+        return NAN
+    if x == INF:
+        return math.copysign(0.0, sign) if n else INF
+    if x == 0:
+        return math.copysign(INF, sign) if n else math.copysign(INF, -x)
+    if x < 0 and x == math.floor(x):
+        return INF if n % 2 else NAN
+    with localcontext(prec=60):
+        z, out, whole = Decimal(x), Decimal(0), math.factorial(n)
+        while z < 40 + n:
+            out, z = out + whole / z ** (n + 1), z + 1
+        out += Decimal(whole) / (2 * z ** (n + 1))
+        out += math.factorial(n - 1) / z**n if n else -z.ln()
+        for k, b in enumerate(_BERNOULLI, 1):
+            out += b * math.factorial(2 * k + n - 1) / math.factorial(2 * k) / z ** (2 * k + n)
+        return float(sign * out)
+
+
+_LOG_2PI = Decimal("1.8378770664093454835606594728112352797227949472755668")
+with localcontext(prec=60):  # B(2), B(4), ... B(20)
+    _BERNOULLI = [
+        Decimal(p) / q
+        for p, q in (
+            (1, 6), (-1, 30), (1, 42), (-1, 30), (5, 66), (-691, 2730), (7, 6), (-3617, 510),
+            (43867, 798), (-174611, 330),
+        )
+    ]  # fmt: skip
 
 
 def _sigmoid(x: float) -> float:
@@ -231,6 +284,8 @@ FLOAT: dict[str, Callable[..., Any]] = {
     "erf": math.erf,
     "erfc": math.erfc,
     "copysign": math.copysign,
+    "lgamma": _lgamma,
+    "polygamma": _polygamma,
 }
 
 # ----- scalar ops on Python integers --------------------------------------------------------------

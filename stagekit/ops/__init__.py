@@ -45,6 +45,7 @@ from stagekit.ops.elementwise import (  # isort: skip
     isnan,
     less,
     less_equal,
+    lgamma,
     log,
     log1p,
     log2,
@@ -153,14 +154,80 @@ from stagekit.ops.reduction import (
     var,
 )
 
-from stagekit.ops.contraction import matmul, vecdot  # isort: skip
-from stagekit.ops.convolution import convolution, fold, require_channels, transposed, windows
-
+from stagekit.ops.contraction import matmul  # isort: skip
+from stagekit.ops.random import (  # isort: skip
+    multiply_high,
+    random_advance,
+    random_bits,
+    random_category,
+    random_normal,
+)
+from stagekit.ops.convolution import (  # isort: skip
+    convolution,
+    fold,
+    require_channels,
+    transposed,
+    windows,
+)
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
-from stagekit.ops.indexing import At, gather, getitem, nonzero, setitem, take, take_along_axis
+from stagekit.ops.composite import (
+    allclose,
+    array_equal,
+    deg2rad,
+    digamma,
+    isclose,
+    logit,
+    nan_to_num,
+    polygamma,
+    rad2deg,
+    sinc,
+    xlogy,
+)
+from stagekit.ops.cumulative import (
+    cumulative_max,
+    cumulative_min,
+    cumulative_prod,
+    cumulative_sum,
+    diff,
+)
+from stagekit.ops.indexing import (
+    At,
+    argwhere,
+    flatnonzero,
+    gather,
+    getitem,
+    nonzero,
+    setitem,
+    take,
+    take_along_axis,
+)
+from stagekit.ops.products import (
+    diag,
+    diagonal,
+    dot,
+    einsum,
+    inner,
+    kron,
+    outer,
+    tensordot,
+    trace,
+    vecdot,
+)
+from stagekit.ops.sorting import (
+    argsort,
+    isin,
+    searchsorted,
+    sort,
+    topk,
+    unique,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from stagekit.symbolic import maximum as maximum_size
 
-from stagekit.ops import fourier, linalg, methods  # noqa: F401  # isort: skip
+from stagekit.ops import decomposition, fourier, linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
     "abs", "acos", "acosh", "add", "aligned", "angle", "asin", "asinh", "atan", "atan2", "atanh",
@@ -171,7 +238,7 @@ __all__ = [
     "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum",
     "multiply", "negative", "nextafter", "not_equal", "positive", "power", "real", "reciprocal",
     "remainder", "round", "rsqrt", "sigmoid", "sign", "signbit", "sin", "sinh", "softplus", "sqrt",
-    "square", "subtract", "tan", "tanh", "trunc", "unbroadcast", "where",
+    "square", "subtract", "tan", "tanh", "trunc", "unbroadcast", "where", "lgamma",
     "alias", "arange", "as_shape", "asarray", "astype", "barrier", "can_cast", "custom",
     "empty", "empty_like", "eye", "finfo", "full", "full_like", "iinfo", "iota", "isdtype",
     "linspace", "meshgrid", "number", "ones", "ones_like", "result_type", "stop_gradient",
@@ -181,10 +248,18 @@ __all__ = [
     "split", "squeeze", "stack", "swapaxes", "tile", "transpose", "unstack",
     "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
     "prod", "root", "std", "sum", "total", "var",
-    "matmul", "vecdot",
+    "matmul",
     "convolution", "fold", "require_channels", "transposed", "windows",
+    "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
+    "multiply_high", "random_advance", "random_bits", "random_category", "random_normal",
     "host_integers", "on_host", "scalar",
-    "At", "gather", "getitem", "nonzero", "setitem", "take", "take_along_axis",
+    "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
+    "take_along_axis",
+    "cumulative_max", "cumulative_min", "cumulative_prod", "cumulative_sum", "diff",
+    "argsort", "isin", "searchsorted", "sort", "topk", "unique", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values",
+    "allclose", "array_equal", "deg2rad", "digamma", "isclose", "logit", "nan_to_num",
+    "polygamma", "rad2deg", "sinc", "xlogy",
     "maximum_size",
     "methods",
 ]  # fmt: skip

@@ -133,14 +133,3 @@ def matmul(x1: Any, x2: Any, /) -> Any:
     )
     lost = ((x.ndim == 1) * [-2]) + ((y.ndim == 1) * [-1])
     return ops.squeeze(out, axis=tuple(lost))
-
-
-def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    """The dot product along one axis, the others broadcast, as `numpy.vecdot`.
-
-    >>> import stagekit as sk
-    >>> sk.vecdot(sk.ones(3), sk.arange(3)).item()
-    3.0
-    """
-    products = ops.multiply(x1, x2)
-    return ops.sum(products, axis=axis, dtype=products.dtype)

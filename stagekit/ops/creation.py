@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from stagekit.types import (
     default_float,
     default_int,
     promote,
+    real_of,
     require_in_range,
     shape_text,
 )
@@ -262,7 +264,7 @@ def _holds_trace(obj: Any) -> bool:
     return isinstance(obj, (Cell, Number))
 
 
-def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Any:
     """The elements of `x` in another data type, as `numpy.ndarray.astype`.
 
     float to integer truncates; outside the integer's range (or NaN) the value is unspecified.
@@ -272,6 +274,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     >>> sk.astype(sk.asarray([1.7, -1.7]), sk.int32)
     tensor([ 1, -1], dtype=int32)
     """
+    as_device(device)
     x, target = asarray(x), as_dtype(dtype)
     if x.dtype is target:
         return alias(x) if copy else x
@@ -517,7 +520,7 @@ def _matrix(op: str, x: Any) -> Any:
     return x
 
 
-def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Any, ...]:
     """Coordinate grids of 1-d tensors, as `numpy.meshgrid`.
 
     >>> import stagekit as sk
@@ -542,7 +545,7 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
 # ----- type information ---------------------------------------------------------------------------
 
 
-def result_type(*operands: Any) -> DType:
+def result_type(*arrays_and_dtypes: Any) -> DType:
     """The common type of tensors, data types and Python scalars, as `numpy.result_type`.
 
     Raises DTypeError where there is none.
@@ -552,7 +555,7 @@ def result_type(*operands: Any) -> DType:
     float32
     """
     kinds: list[DType | type] = []
-    for x in operands:
+    for x in arrays_and_dtypes:
         weak = weak_type(x)
         kind = x if isinstance(x, type) else getattr(x, "dtype", x)
         kinds.append(as_dtype(kind) if weak is None else weak)
@@ -570,22 +573,54 @@ def can_cast(from_: Any, to: DType, /) -> bool:
     return bool(np.can_cast(source.numpy, as_dtype(to).numpy))
 
 
-def finfo(type: Any, /) -> np.finfo[Any]:
-    """Machine limits of a float type, as `numpy.finfo`.
+@dataclass(frozen=True)
+class FloatLimits:
+    """What `finfo` gives, in Python numbers."""
+
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class IntegerLimits:
+    """What `iinfo` gives, in Python numbers."""
+
+    bits: int
+    max: int
+    min: int
+    dtype: DType
+
+
+_MOST = 2.0**127 * (2 - 2.0**-7)
+_BFLOAT16 = FloatLimits(16, 2.0**-7, _MOST, -_MOST, 2.0**-126, bfloat16)
+
+
+def finfo(type: Any, /) -> FloatLimits:
+    """Machine limits of a float type, or of the parts of a complex one, as `numpy.finfo`.
+
+    Raises DTypeError for other types.
 
     >>> import stagekit as sk
     >>> sk.finfo(sk.float32).bits
     32
     """
-    kind = type.dtype if isinstance(type, Tensor) else as_dtype(type)
+    kind = real_of(type.dtype if isinstance(type, Tensor) else as_dtype(type))
+    if kind is bfloat16:
+        return _BFLOAT16
     if kind.kind != "float":
         error = DTypeError(f"finfo: {kind} is not a float type", fix="use iinfo for integers")
         raise error.located(here())
-    return np.finfo(kind.numpy)
+    info = np.finfo(kind.numpy)
+    eps, most, least, normal = map(float, (info.eps, info.max, info.min, info.smallest_normal))
+    return FloatLimits(info.bits, eps, most, least, normal, kind)
 
 
-def iinfo(type: Any, /) -> np.iinfo[Any]:
-    """Machine limits of an integer type, as `numpy.iinfo`.
+def iinfo(type: Any, /) -> IntegerLimits:
+    """Machine limits of an integer type, as `numpy.iinfo`. Raises DTypeError for other types.
 
     >>> import stagekit as sk
     >>> sk.iinfo(sk.int8).max
@@ -595,7 +630,7 @@ def iinfo(type: Any, /) -> np.iinfo[Any]:
     if RANK[kind.kind] != 1 or kind is bool_:
         error = DTypeError(f"iinfo: {kind} is not an integer type", fix="use finfo for floats")
         raise error.located(here())
-    return np.iinfo(kind.numpy)
+    return IntegerLimits(8 * kind.itemsize, kind.highest, kind.lowest, kind)
 
 
 _KINDS = {

@@ -57,6 +57,7 @@ atan2: The angle of the point (y, x), given in this order :: [0.0], 1.0 :: [0.] 
 hypot: sqrt(x**2 + y**2) without overflow :: [3.0, 0.0], 4.0 :: [5., 4.] float32
 erf: The error function :: [0.0, 9.0] :: [0., 1.] float32
 erfc: 1 - erf(x), accurate for large x :: [0.0, -9.0] :: [1., 2.] float32
+lgamma: log |gamma(x)|; infinite at 0, -1, ... :: [1.0, 2.0, 0.0] :: [ 0.,  0., inf] float32
 isfinite: Whether x is no infinity, no NaN :: [1.0, sk.inf, sk.nan] :: [ True, False, False] bool
 isinf: Whether x is infinite :: [1.0, sk.inf, sk.nan] :: [False,  True, False] bool
 isnan: Whether x is NaN :: [1.0, sk.inf, sk.nan] :: [False, False,  True] bool
@@ -88,6 +89,7 @@ _SOURCE = {
     "bitwise_right_shift": "numpy.right_shift",
     "erf": "scipy.special.erf",
     "erfc": "scipy.special.erfc",
+    "lgamma": "scipy.special.gammaln",
     "round": "numpy.rint",
     "rsqrt": "torch.rsqrt",
     "sigmoid": "scipy.special.expit",

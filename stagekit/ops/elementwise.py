@@ -6,14 +6,15 @@ diagonal, so the same rule serves forward and reverse. Ties in maximum and minim
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import DTypeError
-from stagekit.op import OPS, DTypeRule, Op, Speller
-from stagekit.ops import special
+from stagekit.op import OPS, DTypeRule, Op, Speller, keep
+from stagekit.ops import gamma, special
 from stagekit.ops.batching import pointwise
 from stagekit.ops.documentation import document
 from stagekit.types import (
@@ -73,6 +74,8 @@ real_number = real_only(number, "The common real type; bool is refused.")
 real_floating = real_only(
     floating, "The common float type; integers and bool become the default float."
 )
+
+ordered = real_only(keep, "A real type.")
 
 
 def complex_only(name: str, operands: Sequence[Any]) -> list[DType]:
@@ -189,7 +192,7 @@ def elementwise(
         ]
         return ops.broadcast_to(ops.total(terms), out.shape) if terms else None
 
-    return Op(
+    op = Op(
         name,
         infer=infer,
         evaluate=evaluate or name,
@@ -203,6 +206,19 @@ def elementwise(
         family="elementwise",
         doc=document(name, evaluate if isinstance(evaluate, str) else name, dtypes.__doc__),
     )
+    op.__signature__ = signature_of(op.operands or 0)  # of help() and inspect.signature
+    return op
+
+
+def signature_of(operands: int) -> inspect.Signature:
+    """The standard's names for the operands of an elementwise function.
+
+    >>> signature_of(2)
+    <Signature (x1, x2, /)>
+    """
+    names = {1: ["x"], 2: ["x1", "x2"], 3: ["condition", "x1", "x2"]}[operands]
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    return inspect.Signature([inspect.Parameter(name, kind) for name in names])
 
 
 def ours(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
@@ -223,8 +239,20 @@ divide = elementwise(
 _STEPS = "piecewise constant: the derivative is zero wherever it exists"
 
 
-# Of integers, NumPy's own results are the contract's: x // 0 == x % 0 == 0, MIN // -1 == MIN.
-floor_divide = elementwise("floor_divide", real_number, reason=_STEPS)
+def _floor_divide(xp: Any, x: Any, y: Any) -> Any:
+    """Of one infinity with a finite number the quotient itself, as the Array API standard has it.
+
+    Of integers NumPy's own results are the contract's: x // 0 == x % 0 == 0, MIN // -1 == MIN.
+    """
+    out = xp.floor_divide(x, y)
+    if x.dtype.kind == "f":
+        infinite = xp.logical_xor(xp.isinf(x), xp.isinf(y))
+        if infinite.any():
+            out = xp.where(xp.logical_and(infinite, ~xp.isnan(x + y)), x / y, out)
+    return out
+
+
+floor_divide = elementwise("floor_divide", real_number, evaluate=_floor_divide, reason=_STEPS)
 remainder = elementwise(
     "remainder",
     real_number,
@@ -411,7 +439,12 @@ minimum = elementwise("minimum", real_numeric, *_half_where_tied(lambda x, y: x 
 
 exp = elementwise("exp", floating, lambda ct, out, x: ct * out)
 exp2 = elementwise("exp2", real_floating, lambda ct, out, x: ct * out * math.log(2))
-expm1 = elementwise("expm1", floating, lambda ct, out, x: ct * exp(x))
+expm1 = elementwise(
+    "expm1",
+    floating,
+    lambda ct, out, x: ct * exp(x),
+    evaluate=lambda xp, x: special.complex_expm1(x) if x.dtype.kind == "c" else xp.expm1(x),
+)
 log = elementwise("log", floating, lambda ct, out, x: ct / x)
 log1p = elementwise("log1p", floating, lambda ct, out, x: ct / (1.0 + x))
 log2 = elementwise("log2", floating, lambda ct, out, x: ct / (x * math.log(2)))
@@ -449,7 +482,12 @@ cos: Op = elementwise("cos", floating, lambda ct, out, x: -ct * sin(x))
 tan = elementwise("tan", floating, lambda ct, out, x: ct * (1.0 + out * out))
 sinh = elementwise("sinh", floating, lambda ct, out, x: ct * cosh(x))
 cosh: Op = elementwise("cosh", floating, lambda ct, out, x: ct * sinh(x))
-tanh = elementwise("tanh", floating, lambda ct, out, x: ct * (1.0 - out * out))
+tanh = elementwise(
+    "tanh",
+    floating,
+    lambda ct, out, x: ct * (1.0 - out * out),
+    evaluate=lambda xp, x: special.complex_tanh(x) if x.dtype.kind == "c" else xp.tanh(x),
+)
 asin = elementwise(
     "asin", floating, lambda ct, out, x: ct / sqrt((1.0 - x) * (1.0 + x)), evaluate="arcsin"
 )
@@ -508,6 +546,31 @@ erfc = elementwise(
     real_floating,
     lambda ct, out, x: ct * (-_TWO_OVER_ROOT_PI * exp(-x * x)),
     evaluate=ours(special.erfc),
+)
+
+# ----- gamma function -----------------------------------------------------------------------------
+
+lgamma = elementwise(
+    "lgamma",
+    real_floating,
+    lambda ct, out, x: ct * polygamma_op(x, n=0),
+    evaluate=ours(gamma.lgamma),
+)
+polygamma_op: Op = Op(
+    "polygamma",
+    infer=lambda x, *, n: x,
+    evaluate=lambda xp, x, *, n: gamma.polygamma(n, x),
+    element=lambda e, out, idx, x, *, n: e.apply("polygamma", e.constant(n, x.dtype), x(*idx)),
+    dtypes=real_floating,
+    vjp=lambda i, ct, out, xs, attrs: ct * polygamma_op(xs[0], n=attrs["n"] + 1),
+    jvp=lambda tangents, out, xs, attrs: tangents[0] * polygamma_op(xs[0], n=attrs["n"] + 1),
+    batch=lambda size, args, mapped, attrs: polygamma_op(*args, **attrs),
+    family="elementwise",
+    doc="""The n-th derivative of the digamma function. As `scipy.special.polygamma`.
+
+    >>> polygamma_op(ops.asarray([1.0]), n=1)
+    tensor([1.644934], dtype=float32)
+    """,
 )
 
 # ----- floating-point representation --------------------------------------------------------------

@@ -30,6 +30,7 @@ from stagekit.types import (
     normalize_axis,
     promote,
     same_shape,
+    same_size,
     shape_text,
 )
 
@@ -419,7 +420,7 @@ def _unmasked(x: Any, axis: int, part: Any) -> list[Any]:
     if not isinstance(part, Tensor) or part.dtype is not bool_:
         return [part]
     if part.ndim == 0:
-        return [_New(nonzero(part)[0])]
+        return [_New(nonzero(ops.reshape(part, (1,)))[0])]
     _require_mask(x.shape[axis : axis + part.ndim], x, part)
     return list(nonzero(part))
 
@@ -574,9 +575,10 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
         value_rank = ops.asarray(value).ndim
         if mask.dtype is bool_ and value_rank == 0 and mask.ndim <= x.ndim:
             _require_mask(x.shape[: mask.ndim], x, mask)
-            tail = (1,) * (x.ndim - mask.ndim)
-            fitted = ops.reshape(mask, (*mask.shape, *tail))
-            return ops.where(fitted, ops.astype(value, x.dtype), x)
+            if known_same(mask.shape, x.shape[: mask.ndim]):
+                tail = (1,) * (x.ndim - mask.ndim)
+                fitted = ops.reshape(mask, (*mask.shape, *tail))
+                return ops.where(fitted, ops.astype(value, x.dtype), x)
     value = ops.astype(ops.asarray(value), x.dtype, copy=False)
     index = getitem(ops.reshape(ops.iota(size=x.size, dtype=default_int), x.shape), key)
     if not _broadcasts(value.shape, index.shape):
@@ -591,7 +593,9 @@ def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
 
 
 def _require_mask(sizes: tuple[Any, ...], x: Any, mask: Any) -> None:
-    if not same_shape(mask.shape, sizes):
+    """BoundsError for a mask of other sizes than the axes it selects from, or 0."""
+    pairs = zip(mask.shape, sizes, strict=False)
+    if len(mask.shape) != len(sizes) or not all(same_size(m, n) or m == 0 for m, n in pairs):
         raise BoundsError(
             f"index: a mask of shape {shape_text(mask.shape)} does not fit shape "
             f"{shape_text(x.shape)}",
@@ -715,14 +719,72 @@ def _column(axis: int, ndim: int, n: Any) -> tuple[Any, ...]:
     return tuple(n if k == axis else 1 for k in range(ndim))
 
 
-def nonzero(x: Any, /) -> tuple[Any, ...]:
+def nonzero(x: Any, /, *, size: Any = None, fill_value: Any = 0) -> tuple[Any, ...]:
     """The indices of the elements that are not zero, one tensor an axis, as `numpy.nonzero`.
 
-    The result's size depends on the data: a staged call runs eagerly from here.
+    The result's size depends on the data: a staged call runs eagerly from here. With `size` it does
+    not, as in `jax.numpy.nonzero`: further indices are dropped, missing ones are `fill_value`, a
+    number or one an axis. Raises ShapeError for a 0-d tensor.
 
     >>> import stagekit as sk
-    >>> sk.nonzero(sk.asarray([0, 3, 4]))[0]
+    >>> sk.nonzero(sk.asarray([0, 3, 4]))[0], sk.nonzero(sk.asarray([0, 3, 4]), size=3)[0]
+    (tensor([1, 2], dtype=int64), tensor([1, 2, 0], dtype=int64))
+    """
+    x = ops.asarray(x)
+    if x.ndim == 0:
+        raise ShapeError(
+            "nonzero: a 0-d tensor has no axes", fix="reshape it to (1,), or use `x != 0`"
+        ).located(here())
+    if size is None:
+        array = ops.on_host(x, "a size that depends on the data")
+        return tuple(ops.asarray(index) for index in np.nonzero(array))
+    fills = fill_value if isinstance(fill_value, tuple) else (fill_value,) * x.ndim
+    if len(fills) != x.ndim:
+        raise ShapeError(
+            f"nonzero: {len(fills)} fill values for shape {shape_text(x.shape)}",
+            fix="give one number, or one an axis",
+        ).located(here())
+    places, there = _first_nonzero(x, *ops.as_shape("nonzero", size))
+    found = []
+    for n, fill in zip(reversed(x.shape), reversed(fills), strict=True):
+        found.append(ops.where(there, places % n, fill))
+        places = places // n
+    return tuple(reversed(found))
+
+
+def _first_nonzero(x: Any, size: Any) -> tuple[Any, Any]:
+    """The places in the flat tensor of `size` elements that are not zero, and which of them exist.
+
+    Each is written to the slot of its rank, all others to one slot more.
+    """
+    mask = ops.astype(ops.reshape(x, -1), bool_)
+    rank = ops.cumulative_sum(mask) - 1
+    slot = ops.where(ops.logical_and(mask, rank < size), rank, size)
+    board = ops.zeros(size + 1, dtype=default_int)
+    serial = ops.iota(size=mask.size, dtype=default_int)
+    board = _scatter(board, serial, slot, axes=(0,), mode="set")
+    there = ops.iota(size=size, dtype=default_int) < ops.count_nonzero(mask)
+    return board[:size], there
+
+
+def flatnonzero(x: Any, /, *, size: Any = None, fill_value: Any = 0) -> Any:
+    """The places of the elements of the flat tensor that are not zero; see `nonzero`.
+
+    As `numpy.flatnonzero`.
+
+    >>> import stagekit as sk
+    >>> sk.flatnonzero(sk.asarray([[0, 3], [4, 0]]))
     tensor([1, 2], dtype=int64)
     """
-    array = ops.on_host(ops.asarray(x), "a size that depends on the data")
-    return tuple(ops.asarray(index) for index in np.nonzero(np.atleast_1d(array)))
+    return nonzero(ops.reshape(x, -1), size=size, fill_value=fill_value)[0]
+
+
+def argwhere(x: Any, /, *, size: Any = None, fill_value: Any = 0) -> Any:
+    """The indices of the elements that are not zero, one row each, as `numpy.argwhere`.
+
+    >>> import stagekit as sk
+    >>> sk.argwhere(sk.asarray([[0, 3], [4, 0]]))
+    tensor([[0, 1],
+            [1, 0]], dtype=int64)
+    """
+    return ops.stack(nonzero(x, size=size, fill_value=fill_value), axis=-1)

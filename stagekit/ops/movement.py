@@ -119,7 +119,7 @@ def _missing(x: Any, sizes: Sequence[Any], hole: int) -> Any:
     return x.size // known
 
 
-def expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
+def expand_dims(x: Any, /, axis: Any) -> Any:
     """`x` with axes of size 1 inserted at `axis` (an int or a tuple), as `numpy.expand_dims`.
 
     >>> import stagekit as sk
@@ -292,7 +292,7 @@ def broadcast_to(x: Any, /, shape: Any) -> Any:
     return ops.alias(x) if known_same(x.shape, sizes) else _broadcast_to(x, shape=sizes)
 
 
-def broadcast_arrays(*arrays: Any) -> list[Any]:
+def broadcast_arrays(*arrays: Any) -> tuple[Any, ...]:
     """All operands in their common shape, as `numpy.broadcast_arrays`.
 
     >>> import stagekit as sk
@@ -301,7 +301,7 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
     """
     tensors = [ops.asarray(x) for x in arrays]
     shape = located_shapes("broadcast_arrays", *(x.shape for x in tensors))
-    return [broadcast_to(x, shape) for x in tensors]
+    return tuple(broadcast_to(x, shape) for x in tensors)
 
 
 def located_shapes(op: str, *shapes: Shape) -> Shape:
@@ -697,7 +697,7 @@ def tile(x: Any, repetitions: Any, /) -> Any:
 def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     """Each element (or slice along `axis`) repeated `repeats` times, as `numpy.repeat`.
 
-    `repeats` is an int, or a list of ints, one an element.
+    `repeats` is an int, or a list of ints, one an element (or one for all).
 
     >>> import stagekit as sk
     >>> sk.repeat(sk.arange(2), 2)
@@ -709,6 +709,8 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     axis = normalize_axis("repeat", axis, x.ndim)
     if not isinstance(repeats, (int, Dim)):
         counts = ops.host_integers("repeat", repeats)
+        if len(counts) == 1:
+            return repeat(x, counts[0], axis=axis)
         if not same_size(x.shape[axis], len(counts)) or min(counts, default=0) < 0:
             raise ShapeError(
                 f"repeat: {len(counts)} counts for axis {axis} of shape {shape_text(x.shape)}",

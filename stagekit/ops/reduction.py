@@ -14,9 +14,9 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
-from stagekit.op import OPS, Op, Speller, keep
+from stagekit.op import OPS, Op, Speller
 from stagekit.ops.batching import Mapped, behind
-from stagekit.ops.elementwise import logical, number, real_only
+from stagekit.ops.elementwise import logical, number, ordered
 from stagekit.symbolic import product
 from stagekit.types import (
     TensorType,
@@ -233,16 +233,13 @@ def _winners(x: Any, out: Any, axes: Axes) -> Any:
     return mask / restored(_sum(mask, axes=axes), x, axes)
 
 
-_ordered = real_only(keep, "A real type.")
-
-
 def _extremum(name: str, fold: str, evaluate: Callable[..., Any]) -> Op:
     return reduction(
         name,
         fold,
         evaluate,
         infer=_nonempty(name),
-        dtypes=_ordered,
+        dtypes=ordered,
         vjp=lambda i, ct, out, xs, attrs: (
             _spread(ct, xs[0], attrs["axes"]) * _winners(xs[0], out, attrs["axes"])
         ),
@@ -294,7 +291,7 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
         infer=infer,
         evaluate=evaluate,
         element=element,
-        dtypes=_ordered,
+        dtypes=ordered,
         nondifferentiable="the result is an index",
         batch=lambda size, args, mapped, attrs: OPS[name](*args, axis=attrs["axis"] + 1),
         family="reduction",
@@ -315,7 +312,7 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     return restored(out, x, axes) if keepdims else out
 
 
-def _accumulator(x: Any, dtype: Any) -> Any:
+def accumulator(x: Any, dtype: Any) -> Any:
     """The operand in the type it is summed in: small integers and bool widen to 64 bits."""
     x = ops.asarray(x)
     if dtype is None and not x.dtype.inexact:
@@ -332,7 +329,7 @@ def sum(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = Fals
     >>> sk.sum(sk.ones((2, 3)), axis=0)
     tensor([2., 2., 2.], dtype=float32)
     """
-    return _reduce(_sum, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(_sum, accumulator(x, dtype), axis, keepdims)
 
 
 def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
@@ -342,7 +339,7 @@ def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = Fal
     >>> sk.prod(sk.asarray([2.0, 3.0])).item()
     6.0
     """
-    return _reduce(_prod, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(_prod, accumulator(x, dtype), axis, keepdims)
 
 
 def max(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:

@@ -173,7 +173,7 @@ def erf(x: Array) -> Array:
     >>> erf(np.array([0.0, 0.5, -np.inf]))
     array([ 0.        ,  0.52049988, -1.        ])
     """
-    return _evaluate("erf", x, _erf_narrow, _erf)
+    return evaluated("erf", x, _erf_narrow, _erf)
 
 
 def erfc(x: Array) -> Array:
@@ -182,7 +182,7 @@ def erfc(x: Array) -> Array:
     >>> erfc(np.array([0.0, 10.0]))
     array([1.00000000e+00, 2.08848758e-45])
     """
-    return _evaluate("erfc", x, _erfc_narrow, _erfc)
+    return evaluated("erfc", x, _erfc_narrow, _erfc)
 
 
 def sigmoid(x: Array) -> Array:
@@ -191,7 +191,7 @@ def sigmoid(x: Array) -> Array:
     >>> sigmoid(np.array([0.0, -1000.0, 2.0], np.float32))
     array([0.5      , 0.       , 0.8807971], dtype=float32)
     """
-    return _evaluate("sigmoid", x, _sigmoid_narrow, _sigmoid)
+    return evaluated("sigmoid", x, _sigmoid_narrow, _sigmoid)
 
 
 def softplus(x: Array) -> Array:
@@ -200,7 +200,7 @@ def softplus(x: Array) -> Array:
     >>> softplus(np.array([-1e4, 0.0, 1e4]))
     array([0.00000000e+00, 6.93147181e-01, 1.00000000e+04])
     """
-    return _evaluate("softplus", x, _softplus_narrow, _softplus)
+    return evaluated("softplus", x, _softplus_narrow, _softplus)
 
 
 def rsqrt(x: Array) -> Array:
@@ -209,11 +209,15 @@ def rsqrt(x: Array) -> Array:
     >>> rsqrt(np.array([4.0, np.inf]))
     array([0.5, 0. ])
     """
-    return _evaluate("rsqrt", x, _rsqrt, _rsqrt)
+    return evaluated("rsqrt", x, _rsqrt, _rsqrt)
 
 
-def _evaluate(name: str, x: Array, narrow: Kernel, wide: Kernel) -> Array:
-    """Run a kernel over float64 blocks; round its results once to the input's dtype."""
+def evaluated(name: str, x: Array, narrow: Kernel, wide: Kernel) -> Array:
+    """Run a kernel over float64 blocks; round its results once to the input's dtype.
+
+    >>> evaluated("square", np.array([3.0]), np.square, np.square)
+    array([9.])
+    """
     x = np.asarray(x)
     if x.dtype.name not in ("float16", "float32", "float64"):
         raise DTypeError(
@@ -240,12 +244,12 @@ def _evaluate(name: str, x: Array, narrow: Kernel, wide: Kernel) -> Array:
 
 def _erf_narrow(x: Array) -> Array:
     x = np.clip(x, -4.0, 4.0)  # beyond 4 erf rounds to 1
-    return x * _horner(ERF_NARROW, x * x * 0.125 - 1.0)
+    return x * horner(ERF_NARROW, x * x * 0.125 - 1.0)
 
 
 def _erfc_narrow(x: Array) -> Array:
     a = np.minimum(np.abs(x), LARGEST)
-    scaled = ERFC_CENTRE + _horner(ERFC, (a - ERFC_K) / (a + ERFC_K))
+    scaled = ERFC_CENTRE + horner(ERFC, (a - ERFC_K) / (a + ERFC_K))
     result: Array = np.exp(-a * a) * scaled / (1.0 + 2.0 * a)
     return np.where(x < 0.0, 2.0 - result, result)
 
@@ -268,14 +272,14 @@ def _rsqrt(x: Array) -> Array:
 
 def _erf(x: Array) -> Array:
     a = np.fmin(np.abs(x), 6.0)  # beyond 6 erf rounds to 1; NaN is put back below
-    result = x + x * _horner(ERF, x * x)
+    result = x + x * horner(ERF, x * x)
     large = a >= 1.0
     result[large] = np.copysign(1.0 - _erfc_of_positive(a[large]), x[large])
     return np.where(np.isnan(x), x, result)
 
 
 def _erfc(x: Array) -> Array:
-    result = 1.0 - (x + x * _horner(ERF, x * x))
+    result = 1.0 - (x + x * horner(ERF, x * x))
     large = ~(np.abs(x) < 0.5)
     of_positive = _erfc_of_positive(np.fmin(np.abs(x[large]), LARGEST))
     result[large] = np.where(x[large] < 0.0, 2.0 - of_positive, of_positive)
@@ -287,7 +291,7 @@ def _erfc_of_positive(a: Array) -> Array:
     short = a * SPLITTER
     short -= short - a  # 26 bits of a: its square is exact
     power, rest, exponent = _exp(-short * short, -(a - short) * (a + short))
-    w = _horner(ERFC, (a - ERFC_K) / (a + ERFC_K))
+    w = horner(ERFC, (a - ERFC_K) / (a + ERFC_K))
     high, low = _fast_two_sum(power * ERFC_CENTRE, power * w + rest * (ERFC_CENTRE + w))
     divisor, divisor_low = _two_sum(1.0, 2.0 * a)
     quotient = _quotient(high, low, divisor, divisor_low)
@@ -304,14 +308,19 @@ def _sigmoid(x: Array) -> Array:
 def _softplus(x: Array) -> Array:
     e, e_low = _exp_pair(-np.fmin(np.abs(x), 746.0))
     high, low = _two_sum(np.fmax(x, 0.0), e)
-    rest = e_low / (1.0 + e) - e * e * _horner(LOG1P, 2.0 * e - 1.0)
+    rest = e_low / (1.0 + e) - e * e * horner(LOG1P, 2.0 * e - 1.0)
     return np.where(x < 40.0, high + (low + rest), x)  # from 40 on it rounds to x
 
 
 # Arithmetic
 
 
-def _horner(coefficients: tuple[float, ...], x: Array) -> Array:
+def horner(coefficients: tuple[float, ...], x: Array) -> Array:
+    """A polynomial, the coefficient of the highest power first.
+
+    >>> horner((2.0, 1.0), np.array([3.0]))
+    array([7.])
+    """
     first, second, *rest = coefficients
     result = first * x
     result += second
@@ -349,7 +358,7 @@ def _exp(y: Array, y_low: Array | float) -> tuple[Array, Array, Array]:
     r = (y - k * STEP) - k * STEP_LOW + y_low
     index = k.astype(np.int64)
     power, power_low = np.take(_POWER, index & 15), np.take(_POWER_LOW, index & 15)
-    rest = power_low + (power + power_low) * (r + r * r * _horner(EXP, r))
+    rest = power_low + (power + power_low) * (r + r * r * horner(EXP, r))
     return power, rest, index >> 4
 
 
@@ -375,3 +384,39 @@ def _power_of_two(exponent: Array) -> Array:
 LARGEST = 28.0  # erfc is 0 beyond it
 SPLITTER = 2.0**27 + 1.0
 _POWER, _POWER_LOW = np.array(POWER), np.array(POWER_LOW)
+
+
+# ----- complex numbers, where NumPy misses special values of the Array API standard ---------------
+
+
+def _of_parts(real: Array, imag: Array, kind: Any) -> Array:
+    out = np.empty(np.shape(real), kind)
+    out.real, out.imag = real, imag
+    return out
+
+
+def complex_expm1(z: Array) -> Array:
+    """exp(z) - 1 of complex numbers, accurate near 0.
+
+    >>> complex_expm1(np.array([0j, complex("inf+0j")]))
+    array([ 0.+0.j, inf+0.j])
+    """
+    x, y = z.real, z.imag
+    half, flat = np.sin(y / 2), y == 0
+    real = np.where(flat, np.expm1(x), np.expm1(x) * np.cos(y) - 2 * half * half)
+    imag = np.where(flat, y, np.exp(x) * np.sin(y))
+    least, most = np.isneginf(x), np.isposinf(x) & ~np.isfinite(y)
+    real = np.where(least, -1, np.where(most, np.inf, real))
+    imag = np.where(least & ~np.isfinite(y), 0, np.where(most, np.nan, imag))
+    return _of_parts(real, imag, z.dtype)
+
+
+def complex_tanh(z: Array) -> Array:
+    """The hyperbolic tangent of complex numbers: 1 + 0j at inf + 1j.
+
+    >>> complex_tanh(np.array([complex("inf+2j")]))
+    array([1.+0.j])
+    """
+    out = np.tanh(z)
+    edge = np.isinf(z.real) & np.isfinite(z.imag)
+    return np.where(edge, _of_parts(np.sign(z.real), np.copysign(0, z.imag), z.dtype), out)

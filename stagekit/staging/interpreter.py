@@ -385,6 +385,10 @@ class Staging(Interpreter):
         assert array is not None, "a trace without values has no arrays"
         return array
 
+    def is_as_found(self, cell: Any) -> bool:
+        """Whether an outer cell still holds the array that this trace read from it."""
+        return self._sources[id(cell)].array is cell._value
+
     def alive(self) -> list[Any]:
         """The tensors of this trace that something still holds."""
         found = [ref() for ref in self.made]

@@ -18,6 +18,7 @@ from stagekit.eager.interpreter import as_array
 from stagekit.graph import Graph
 from stagekit.node import Node
 from stagekit.op import OPS, current, using
+from stagekit.random import holding, is_state
 from stagekit.source import Location, is_framework
 from stagekit.staging.concrete import ConcreteFunction, symbol
 from stagekit.staging.interpreter import (
@@ -102,6 +103,7 @@ class Entry:
     spec: tree.Spec | None = None
     outputs: tuple[Output, ...] = ()
     writes: tuple[int, ...] = ()
+    draws: tuple[int, ...] = ()  # the writes that are states of generators
     check: Callable[[Arguments], int] = field(init=False)
     single: int | None = field(init=False)  # the one output that is the whole result
 
@@ -138,6 +140,12 @@ class Entry:
 
     def run(self, cells: list[Any], env: dict[str, Any], arguments: Arguments) -> Any:
         """The result of a call: run the graph, commit its writes, rebuild the structure."""
+        if not self.draws:
+            return self._run(cells, env, arguments)
+        with holding(cells[k] for k in self.draws):
+            return self._run(cells, env, arguments)
+
+    def _run(self, cells: list[Any], env: dict[str, Any], arguments: Arguments) -> Any:
         assert self.concrete is not None and self.spec is not None
         inputs = cells if len(self.take) == len(cells) else [cells[k] for k in self.take]
         results = self.concrete.run(inputs, env)
@@ -349,11 +357,22 @@ class Tracer:
             return Finished(None, entry, again)
         if self.concolic:
             self.facts.settled = left is not None
-            out = self._release(out, settle=left is not None)
+            with holding(self._drawn()):
+                if left is None and self._raced():
+                    return Finished(None, entry, again=True)
+                out = self._release(out, settle=left is not None)
         if entry.concrete is not None:
             assert entry.concrete.plan is not None  # compile now
         entry.ms = (time.perf_counter() - start) * 1e3
         return Finished(out, entry)
+
+    def _drawn(self) -> list[Any]:
+        """The states of generators that the call advanced."""
+        return [cell for cell in self.staging.written.values() if is_state(cell)]
+
+    def _raced(self) -> bool:
+        """Whether another thread drew, meanwhile, numbers that this call drew too."""
+        return any(not self.staging.is_as_found(cell) for cell in self._drawn())
 
     def _unseen(self, out: Any) -> tuple[Effect, ...]:
         """A tensor of the trace that outlives it where Python is not watched: a cache in C, say.
@@ -454,6 +473,7 @@ class Tracer:
             "spec": spec,
             "outputs": outputs,
             "writes": tuple(places[id(cell)] for cell in written),
+            "draws": tuple(places[id(cell)] for cell in written if is_state(cell)),
         }
 
     def _places(self) -> dict[int, int]:

@@ -15,6 +15,7 @@ from typing import Any, final
 import optree
 
 from stagekit.op import Over, current, using
+from stagekit.random import holding, is_state
 from stagekit.symbolic import Number
 
 # ----- tensors ------------------------------------------------------------------------------------
@@ -32,21 +33,40 @@ def commit(writes: Iterable[tuple[Any, Any]]) -> None:
 
 @final
 class Undo(Over):
-    """Remembers what each cell held before it was written."""
+    """Remembers what each cell held before it was written.
+
+    The state of a generator from which another thread drew meanwhile is not put back: what that
+    thread drew would be drawn again.
+    """
 
     def __init__(self, below: Any) -> None:
         super().__init__(below)
         self.before: dict[int, tuple[Any, Any]] = {}
+        self.after: dict[int, Any] = {}  # what this call put last into the state of a generator
+        self.shared: set[int] = set()
 
     def write(self, cell: Any, value: Any) -> None:
-        if id(cell) not in self.before:
-            self.before[id(cell)] = (cell, self.below.read(cell))
+        key = id(cell)
+        if key not in self.before:
+            self.before[key] = (cell, self.below.read(cell))
+        self._note_draw(cell)
         self.below.write(cell, value)
+        if is_state(cell):
+            self.after[key] = self.below.read(cell)
+
+    def _note_draw(self, cell: Any) -> None:
+        if id(cell) in self.after and self.below.read(cell) is not self.after[id(cell)]:
+            self.shared.add(id(cell))
 
     def undo(self) -> None:
         """Put back everything."""
-        for cell, value in self.before.values():
-            self.below.write(cell, value)
+        drawn = [cell for cell, _ in self.before.values() if is_state(cell)]
+        with holding(drawn):
+            for cell in drawn:
+                self._note_draw(cell)
+            for key, (cell, value) in self.before.items():
+                if key not in self.shared:
+                    self.below.write(cell, value)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pkgutil
 from tests.samples.base import (
     ALL,
     ARITY,
+    DEFINITIONS,
     DOMAIN,
     FLOATS,
     LAYOUTS,
@@ -24,6 +25,6 @@ for _family in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_family.name}")
 
 __all__ = [
-    "ALL", "ARITY", "DOMAIN", "FLOATS", "LAYOUTS", "Composite", "Sample", "composites", "random",
-    "samples", "smooth_samples", "special_values",
+    "ALL", "ARITY", "DEFINITIONS", "DOMAIN", "FLOATS", "LAYOUTS", "Composite", "Sample",
+    "composites", "random", "samples", "smooth_samples", "special_values",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ INF, NAN = math.inf, math.nan
 FLOATS = ["float16", "float32", "float64"]
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 COMPLEX = ["complex64", "complex128"]
+REAL = ["bool", *INTEGERS, *FLOATS]
 ALL = ["bool", *INTEGERS, *FLOATS, *COMPLEX]  # bfloat16 has a file of tests of its own
 
 
@@ -134,8 +135,8 @@ _UNARY = [
     "negative", "positive", "abs", "sign", "floor", "ceil", "trunc", "round", "square", "sqrt",
     "reciprocal", "rsqrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sigmoid",
     "softplus", "real", "imag", "conj", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin",
-    "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "isfinite", "isinf", "isnan",
-    "signbit", "logical_not", "bitwise_invert",
+    "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "isfinite", "isinf",
+    "isnan", "signbit", "logical_not", "bitwise_invert",
 ]  # fmt: skip
 _BINARY = [
     "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "maximum",
@@ -152,6 +153,7 @@ DOMAIN: dict[str, tuple[tuple[float, float], ...]] = {
     **dict.fromkeys(["abs", "reciprocal"], ((0.4, 2.0),)),
     **dict.fromkeys(["asin", "acos", "atanh"], ((-0.8, 0.8),)),
     **dict.fromkeys(["atan2", "hypot", "copysign"], ((0.3, 2.0), (0.3, 2.0))),
+    "lgamma": ((0.3, 3.0),),
     "log1p": ((-0.6, 2.0),),
     "acosh": ((1.3, 3.0),),
     "tan": ((-1.2, 1.2),),
@@ -259,6 +261,18 @@ STRUCTURAL: dict[str, Generator] = {}
 def generator(*names: str) -> Callable[[Generator], Generator]:
     def register(function: Generator) -> Generator:
         STRUCTURAL.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+# What an op without an element rule means, in Python on arrays: (*arrays, **attrs) -> array.
+DEFINITIONS: dict[str, Callable[..., np.ndarray]] = {}
+
+
+def definition(name: str) -> Callable[..., Any]:
+    def register(function: Callable[..., np.ndarray]) -> Any:
+        DEFINITIONS[name] = function
         return function
 
     return register

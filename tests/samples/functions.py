@@ -189,6 +189,7 @@ def _product_rows(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     yield "vecdot", (a, b), {}, np.vecdot
     yield "vecdot", (a, a + 1), {"axis": 0}, np.vecdot
     yield "vecdot", (pair[0], pair[0] * 9), {}, np.vecdot
+    yield "vecdot", (a[:, :0], b[..., :0]), {}, np.vecdot
     x = random(rng, "float32", (3, 4))
     for bounds in ((-1, 1), (None, 0.5), (0, None), (None, None), (x - 1, 0.0)):
         yield "clip", (x, *bounds), {}, _clip

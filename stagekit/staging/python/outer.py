@@ -40,7 +40,9 @@ MAX_COPIED = 1_000_000  # elements of one container that are compared one by one
 KEYS = SCALARS | {tuple}
 _SET_LIKE = (set, frozenset)
 _GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
-OPEN = frozenset(["SimpleNamespace", "Namespace", "UserDict", "UserList", "ChainMap", "Random"])
+OPEN = frozenset(
+    ["SimpleNamespace", "Namespace", "UserDict", "UserList", "ChainMap", "Random", "Generator"]
+)
 
 
 class _Indexed:
