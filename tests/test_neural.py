@@ -83,6 +83,7 @@ CALLS: dict[str, tuple[Function, list[np.ndarray]]] = {
         [draw(2, 2, 3), draw(2, 4, 3), draw(2, 4, 2)],
     ),
     "attention float": (F.attention, [draw(2, 3), draw(4, 3), draw(4, 2), draw(2, 4)]),
+    "dropout": (lambda x: F.dropout(x, 0.4, generator=sk.random.Generator(3)), [draw(3, 4)]),
     "embedding": (lambda w: F.embedding(LABELS, w), [draw(4, 2)]),
     "cross_entropy": (lambda x: F.cross_entropy(x, LABELS, label_smoothing=0.1), [draw(3, 4)]),
     "cross_entropy soft": (
@@ -238,6 +239,22 @@ def test_a_plain_tensor_of_statistics_is_not_written() -> None:
     assert np.array_equal(mean.numpy(), np.zeros(2))
 
 
+@pytest.mark.parametrize("stage", [lambda f: f, sk.function], ids=["eager", "staged"])
+def test_dropout(stage: Function) -> None:
+    generator = sk.random.Generator(7)
+    step = stage(lambda x: F.dropout(x, 0.25, generator=generator))
+    x = sk.ones((100, 100))
+    first, second = step(x).numpy(), step(x).numpy()
+    assert set(np.unique(first)) == {0, np.float32(1) / np.float32(0.75)}
+    assert abs((first != 0).mean() - 0.75) < 0.02
+    assert not np.array_equal(first, second)
+    same = F.dropout(x, 0.25, generator=sk.random.Generator(7)).numpy()
+    assert np.array_equal(first, same)
+    gradient = sk.grad(lambda x: sk.sum(F.dropout(x, 0.25, generator=sk.random.Generator(7))))(x)
+    assert np.array_equal(gradient.numpy(), same)
+    assert np.array_equal(F.dropout(x, training=False).numpy(), x.numpy())
+
+
 # ----- extremes -----------------------------------------------------------------------------------
 
 # the function, and what its derivative is at -1e4, 0 and 1e4
@@ -388,6 +405,7 @@ ERRORS: list[tuple[Function, type[StagekitError], str]] = [
     (lambda x: F.batch_norm(C[None], None, None, training=True), ShapeError, "fewer than two"),
     (lambda x: F.group_norm(x, 3), ShapeError, r"group_norm: \(2, 4, 5, 6\) has no 3 equal"),
     (lambda x: F.instance_norm(x[:, :, :1, :1]), ShapeError, "instance_norm: .* fewer than two"),
+    (lambda x: F.dropout(x, 1.5), ArgumentError, "dropout: p is 1.5"),
     (lambda x: F.normalize(x, 0.5), ArgumentError, "normalize: p is 0.5"),
     (lambda x: F.attention(x, x[..., :5], x), ShapeError, "attention: shapes .* do not fit"),
     (lambda x: F.attention(C, C, C), ShapeError, "attention: shapes .* do not fit"),

@@ -482,6 +482,9 @@ def _others(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
     yield "attention", (q, k[0], v, random(rng, "float32", (3, 5))), {"causal": True}, _attention
     yield "attention", (q * 1e4, k, v, hidden), {"causal": True}, _attention
     table = random(rng, "float32", (5, 3))
+    yield "dropout", (table, 0.5, False), {}, lambda x, p, training: x
+    yield "dropout", (table, 0.0), {}, lambda x, p: x
+    yield "dropout", (table, 1.0), {}, lambda x, p: 0 * x
     yield "embedding", (np.array([[0, 4], [2, 2]]), table), {}, lambda i, w: w[i]
     yield "embedding", (np.array(3, "uint8"), table), {}, lambda i, w: w[i]
     for rank, linear in {1: "linear", 2: "bilinear", 3: "trilinear"}.items():

@@ -63,6 +63,7 @@ from stagekit.nn.functional.pooling import (
     max_pool2d,
     max_pool3d,
 )
+from stagekit.nn.functional.regularization import dropout
 from stagekit.nn.functional.resampling import interpolate, pixel_shuffle, pixel_unshuffle
 from stagekit.ops import logsumexp, sigmoid, softplus, tanh
 
@@ -71,7 +72,7 @@ __all__ = [
     "adaptive_max_pool2d", "adaptive_max_pool3d", "attention", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "batch_norm", "binary_cross_entropy", "binary_cross_entropy_with_logits",
     "celu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "cross_entropy", "elu", "embedding", "gelu", "glu", "group_norm",
+    "conv_transpose3d", "cross_entropy", "dropout", "elu", "embedding", "gelu", "glu", "group_norm",
     "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "instance_norm", "interpolate",
     "kl_div", "l1_loss", "layer_norm", "leaky_relu", "log_softmax", "logsigmoid", "logsumexp",
     "max_pool1d", "max_pool2d", "max_pool3d", "mish", "mse_loss", "nll_loss", "normalize",
