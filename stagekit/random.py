@@ -173,6 +173,10 @@ class Generator:
         low, high = _parameters("uniform", low, high)
         _require_order("uniform", low, high, strict=False)
         kind, sizes = _float_type("uniform", dtype, low, high), _sizes("uniform", shape, low, high)
+        if _is_number(low) and _is_number(high) and not high - low <= _LARGEST[kind.name]:
+            raise ArgumentError(
+                f"uniform: {kind} cannot hold high - low", fix="draw in a wider data type"
+            ).located(here())
         u = self._unit(sizes, kind)
         if type(low) in _NUMBERS and type(high) in _NUMBERS and (low, high) == (0, 1):
             return u
@@ -298,6 +302,12 @@ class Generator:
 
 _NUMBERS = (bool, int, float)
 _CATEGORIES = 2**24
+_LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": (2 - 2**-7) * 2.0**127,
+    "float32": (2 - 2**-23) * 2.0**127,
+    "float64": (2 - 2**-52) * 2.0**1023,
+}
 _DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 
@@ -414,6 +424,9 @@ with using(EAGER):
     _default = Generator(int.from_bytes(os.urandom(8), "little"))
 default_rng = Generator
 
+# The generators that are there without a name of the user's, as a trace names them.
+ROOTS = {"sk.random": _default}
+
 
 def _from(generator: Any) -> Generator:
     if generator is None:
@@ -444,7 +457,8 @@ def uniform(
     """Numbers of [low, high), differentiable in both. As `numpy.random.Generator.uniform`.
 
     `shape` is by default that of the parameters, `dtype` theirs if float, else float32. Raises
-    ArgumentError where low > high as Python numbers, ShapeError, and DTypeError for no float type.
+    ArgumentError for Python numbers with low > high or more apart than the type holds, ShapeError,
+    and DTypeError for no float type.
 
     >>> import stagekit as sk
     >>> sk.random.uniform(-1, 1, shape=2, generator=sk.random.Generator(1))

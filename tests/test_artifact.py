@@ -9,7 +9,6 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -457,8 +456,10 @@ def harmless(path: Path) -> bool:
     except ArtifactError:
         return False
     assert repr(program)
-    with suppress(ArtifactError):  # a changed buffer loads, and is found where it is described
+    try:
         assert runtime.describe(path)
+    except ArtifactError as error:  # which looks at the digests of buffers too
+        assert "damaged" in str(error)
     x, i = np.ones((3, 4), "f4"), np.array([0, 2])
     for name in program:
         for args in ((), ({"x": x}, i)):

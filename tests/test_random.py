@@ -29,7 +29,8 @@ from scipy import stats
 
 import stagekit as sk
 import stagekit.ops as ops
-from stagekit.errors import ArtifactError, CheckError, DTypeError, ShapeError
+from stagekit.errors import ArgumentError, ArtifactError, CheckError, DTypeError, ShapeError
+from stagekit.export import runtime
 from stagekit.random import Generator, _locks
 from stagekit.testing import check_grads
 from tests.test_runtime_alone import alone
@@ -711,3 +712,61 @@ def test_the_default_generator_starts_from_entropy() -> None:
         for _ in range(2)
     }
     assert len(starts) == 2
+
+
+# ----- threads and programs -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_often")
+def test_threads_that_share_a_program_never_draw_the_same(tmp_path: Path) -> None:
+    g, path = Generator(1), tmp_path / "p.stagekit"
+    sk.export.save(path, lambda: g.randint(0, 2**63, shape=2))
+    for program in (runtime.load(path), sk.export.load(path)):
+        drawn = raced(4, lambda k, p=program: np.asarray(p()).tobytes())
+        assert len(set(drawn)) == len(drawn) == 120
+
+
+def test_a_first_call_with_an_effect_puts_no_counter_back() -> None:
+    """Where another thread went on from the state that the trace of the call found."""
+    for draws, others in ((1, 5), (5, 1)):
+        g = Generator(1)
+
+        @sk.function
+        def effectful(x: Any, g: Generator = g, draws: int = draws, others: int = others) -> Any:
+            for _ in range(draws):
+                x = x + g.uniform()
+            thread = threading.Thread(target=lambda: [g.uniform() for _ in range(others)])
+            thread.start()
+            thread.join()
+            return x
+
+        with pytest.warns(sk.StagekitWarning):
+            effectful(0.0)
+        assert g.state.tolist() == [1, 0, 5]
+
+
+def test_the_default_generator_is_captured_by_name() -> None:
+    f = sk.function(lambda: sk.random.uniform())
+    f()
+    assert "captures sk.random.state" in str(f.explain())
+    assert "held by identity" not in str(f.explain())
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 8192, 8193])
+def test_many_blocks_are_those_that_few_are(count: int) -> None:
+    state = sk.asarray(np.array([3, 5, 2**64 - 9], np.uint64))
+    many = ops.random_bits(state, shape=(count, 4), dtype=sk.uint32).numpy()
+    for k in {0, 8, 9, count - 1} & set(range(count)):
+        one = sk.asarray(np.array([3, 5, (2**64 - 9 + k) % 2**64], np.uint64))
+        block = ops.random_bits(one, shape=(4,), dtype=sk.uint32)
+        np.testing.assert_array_equal(many[k], block.numpy())
+
+
+def test_a_range_that_the_type_cannot_hold_is_refused() -> None:
+    wide: list[tuple[Any, ...]] = [(-3e38, 3e38, "float32"), (0, sk.inf, "float64")]
+    for low, high, kind in [*wide, (0, 1e5, "float16")]:
+        draw = lambda a=low, b=high, kind=kind: sk.random.uniform(a, b, dtype=kind)
+        for fn in (draw, sk.function(draw)):
+            with pytest.raises(ArgumentError, match="cannot hold high - low"):
+                fn()
+    assert sk.isfinite(sk.random.uniform(-3e38, 3e38, dtype="float64"))

@@ -76,6 +76,12 @@ class Exported:
     reads: tuple[str, ...]
     writes: tuple[tuple[str, int], ...]
 
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """The states of generators that a call advances."""
+        advance = OPS["random_advance"]
+        return tuple(name for name, k in self.writes if self.graph.outputs[k].op is advance)
+
     def bind(self, shapes: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """The named sizes of a call; ShapeError, with the signature, where it does not fit."""
         env: dict[str, Any] = {}

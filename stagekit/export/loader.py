@@ -19,6 +19,7 @@ from stagekit.export.format import Exported
 from stagekit.export.runtime import Program
 from stagekit.export.structure import put_together
 from stagekit.op import Cell, weak_type
+from stagekit.random import holding
 from stagekit.source import here
 from stagekit.staged import function
 from stagekit.staging.replay import replay
@@ -65,9 +66,10 @@ def _python(exported: Exported) -> Callable[..., Any]:
         except ShapeError as error:
             raise error.located(here()) from None
         inputs = [*cells, *(state[name] for name in exported.reads)]
-        outputs = replay(exported.graph, inputs, env)
-        for name, place in exported.writes:
-            state[name].assign(outputs[place])
+        with holding([state[name] for name in exported.draws]):
+            outputs = replay(exported.graph, inputs, env)
+            for name, place in exported.writes:
+                state[name].assign(outputs[place])
         return put_together(signature.result, _distinct(outputs, inputs), env)
 
     call.__name__ = call.__qualname__ = signature.name

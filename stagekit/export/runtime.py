@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +127,7 @@ class State(Mapping[str, Array]):
         self._types = artifact.program.state
         self._values = dict(artifact.state)
         self.lock = threading.Lock()
+        self.drawing = threading.RLock()  # held by a call that reads and writes random counters
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._values:
@@ -196,6 +198,12 @@ class Function:
             for k, (value, type_) in enumerate(zip(given, self.signature.arguments, strict=True))
         ]
         env = self._sizes(tuple([array.shape for array in arrays]))
+        with self._state.drawing if self._exported.draws else nullcontext():
+            results = self._committed(arrays, env)
+        return put_together(self.signature.result, list(map(exported, results)), env)
+
+    def _committed(self, arrays: list[Array], env: dict[str, int]) -> list[Array]:
+        """The results of the graph, after its writes."""
         with self._state.lock:
             arrays += [self._state[name] for name in self._exported.reads]
         outputs = self._plan(arrays, env)
@@ -204,7 +212,7 @@ class Function:
         results = [_fresh(output, taken) for output in outputs]
         with self._state.lock:
             self._state.commit(written)
-        return put_together(self.signature.result, list(map(exported, results)), env)
+        return results
 
     def _sizes(self, shapes: tuple[Any, ...]) -> dict[str, int]:
         """The named sizes of a call that fits the signature, the facts and the limits."""
@@ -243,9 +251,7 @@ def _require_sizes(graph: Graph, env: Mapping[str, int]) -> None:
 
 
 # Ops whose result is a view of their operand whatever its layout. A reshape may copy.
-_VIEWS = frozenset(
-    ["broadcast_to", "permute", "flip", "slice", "barrier", "stop_gradient", "out"]
-)
+_VIEWS = frozenset(["broadcast_to", "permute", "flip", "slice", "barrier", "stop_gradient", "out"])
 
 
 def _most_bytes(graph: Graph, env: Mapping[str, int]) -> int:

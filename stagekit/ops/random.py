@@ -44,6 +44,7 @@ INCREMENTS = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 MASK = 0xFFFFFFFF
 BLOCKS = 8192  # at a time: the temporaries stay in the cache
+FEW = 16  # blocks that Python makes sooner than NumPy
 
 PER_BLOCK = {uint32: 4, uint64: 2}  # elements of one block
 
@@ -96,30 +97,34 @@ def _bits(xp: Any, state: Array, *, shape: tuple[int, ...], dtype: DType) -> Arr
 
 def _fill(xp: Any, out: Array, key: int, stream: int, counter: int) -> None:
     """Blocks `counter`, `counter + 1`, ... of a stream, as the rows of `out`."""
+    if len(out) <= FEW:
+        for k, row in enumerate(out):
+            b = (counter + k) % 2**64
+            row[:] = _philox([b & MASK, b >> 32, stream & MASK, stream >> 32], key)
+        return
     for start in range(0, len(out), BLOCKS):
         part = out[start : start + BLOCKS]
         b = xp.arange(len(part), dtype=np.uint64)
         b += np.uint64((counter + start) % 2**64)
-        words = [b & np.uint64(MASK), b >> np.uint64(32)]
+        words = [b & MASK, b >> 32]
         words += [xp.full_like(b, word) for word in (stream & MASK, stream >> 32)]
-        for j, word in enumerate(_philox(xp, words, key & MASK, key >> 32)):
+        for j, word in enumerate(_philox(words, key)):
             part[:, j] = word
 
 
-def _philox(xp: Any, words: list[Array], k0: int, k1: int) -> list[Array]:
-    """Ten rounds on four words, each held in a uint64."""
-    mask, half = np.uint64(MASK), np.uint64(32)
-    m0, m1 = map(np.uint64, MULTIPLIERS)
+def _philox(words: list[Any], key: int) -> list[Any]:
+    """Ten rounds on four words: ints, or arrays of uint64, which are overwritten."""
     c0, c1, c2, c3 = words
+    k0, k1 = key & MASK, key >> 32
     for _ in range(ROUNDS):
-        c0 *= m0  # the products of two words of 32 bits
-        c2 *= m1
-        c1 ^= np.uint64(k0)
-        c3 ^= np.uint64(k1)
-        c1 ^= c2 >> half
-        c3 ^= c0 >> half
-        c0 &= mask
-        c2 &= mask
+        c0 *= MULTIPLIERS[0]
+        c2 *= MULTIPLIERS[1]
+        c1 ^= k0
+        c3 ^= k1
+        c1 ^= c2 >> 32
+        c3 ^= c0 >> 32
+        c0 &= MASK
+        c2 &= MASK
         c0, c1, c2, c3 = c1, c2, c3, c0
         k0, k1 = (k0 + INCREMENTS[0]) & MASK, (k1 + INCREMENTS[1]) & MASK
     return [c0, c1, c2, c3]

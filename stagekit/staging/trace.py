@@ -18,7 +18,7 @@ from stagekit.eager.interpreter import as_array
 from stagekit.graph import Graph
 from stagekit.node import Node
 from stagekit.op import OPS, current, using
-from stagekit.random import holding, is_state
+from stagekit.random import ROOTS, holding, is_state
 from stagekit.source import Location, is_framework
 from stagekit.staging.concrete import ConcreteFunction, symbol
 from stagekit.staging.interpreter import (
@@ -242,6 +242,7 @@ class Tracer:
             is_traced=is_traced,
             is_number=lambda obj: isinstance(obj, Number),
             internal=is_framework,
+            roots=ROOTS,
         )
         try:
             out = self._called(arguments)
@@ -374,6 +375,13 @@ class Tracer:
         """Whether another thread drew, meanwhile, numbers that this call drew too."""
         return any(not self.staging.is_as_found(cell) for cell in self._drawn())
 
+    def _later(self, cell: Any, value: Any) -> Any:
+        """What goes into a cell: never a counter that another thread has already left behind."""
+        if not is_state(cell) or self.staging.is_as_found(cell):
+            return value
+        same_stream = np.array_equal(cell._value[:2], value[:2])
+        return cell._value if same_stream and cell._value[2] > value[2] else value
+
     def _unseen(self, out: Any) -> tuple[Effect, ...]:
         """A tensor of the trace that outlives it where Python is not watched: a cache in C, say.
 
@@ -417,7 +425,8 @@ class Tracer:
             values = self._run_under_tape([*cells, *written])
         for cell, value in zip(cells, values, strict=False):
             cell._value = value
-        commit(zip(written, values[len(cells) :], strict=True))
+        after = map(self._later, written, values[len(cells) :])
+        commit(zip(written, after, strict=True))
         return tree.map(lambda x: x.value if isinstance(x, Number) else x, out)
 
     def _run_under_tape(self, cells: list[Any]) -> list[Any]:

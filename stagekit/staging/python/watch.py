@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from stagekit.staging.python.bytecode import Read, Write, constants, scan
@@ -103,7 +104,8 @@ class Watch:
     leaves that the tracer binds by path, `is_number` numbers that the tracer follows by itself,
     `is_traced` what must not outlive the trace, `internal` the framework's own files, `is_tree`
     the argument objects whose structure and scalars the signature compares (they get no guards),
-    `opaque` the arguments it compares as a whole whatever they are.
+    `opaque` the arguments it compares as a whole whatever they are, `roots` the objects of the
+    framework that a function may read through it.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Watch:
         internal: Callable[[str], bool] = _never,
         is_tree: Callable[[object], bool] = is_tree,
         opaque: Collection[str] = ("self",),
+        roots: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         self._origin = Origin(internal)
         self._outer = Outer(is_tensor, is_tree, self._origin.cls)
@@ -137,6 +140,8 @@ class Watch:
         self._effects: dict[Any, Effect] = {}
         self._guards: tuple[Guard, ...] = ()
         self._outer.index(fn)
+        for name, value in roots.items():
+            self._outer.add(value, Path("global", name, roots))
         for name, value in self._arguments.items():
             self._outer.add(value, Path("argument", name), keyed=name not in opaque)
 
