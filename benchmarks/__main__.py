@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import digits, gradient, imports, jacobian, small, sorting
+from benchmarks import digits, gradient, imports, jacobian, neural, small, sorting
 from benchmarks.timing import machine
 
 MODULES = {
@@ -13,6 +13,7 @@ MODULES = {
     "gradient": gradient,
     "jacobian": jacobian,
     "digits": digits,
+    "neural": neural,
     "sorting": sorting,
 }
 

@@ -153,7 +153,7 @@ def _step(node: Node, slots: Mapping[Node, int], dying: Mapping[Node, list[int]]
 
 _VIEWS = {
     "alias", "barrier", "broadcast_to", "custom", "flip", "out", "permute", "reshape", "slice",
-    "stop_gradient",
+    "stop_gradient", "windows",
 }  # fmt: skip
 
 
@@ -224,6 +224,9 @@ def _flops(node: Node, env: Env) -> int:
     if node.op.name == "matmul":
         (inner,) = concrete(node.inputs[0].type.shape[-1:], env)
         return 2 * int(inner) * _elements(node, env)
+    if node.op.name == "convolution":
+        terms = concrete(node.inputs[1].type.shape[1:], env)
+        return 2 * math.prod(map(int, terms)) * _elements(node, env)
     if node.op.family == "reduction":
         return _elements(node.inputs[0], env)
     return _elements(node, env) if node.op.family == "elementwise" else 0

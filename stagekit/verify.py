@@ -44,6 +44,10 @@ def _is_scalar(value: Any) -> bool:
     return type(value) in (bool, int, float)
 
 
+def _is_step(value: Any) -> bool:
+    return _is_integer(value) and value > 0
+
+
 def _all(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: type(value) is tuple and all(map(test, value))
 
@@ -56,9 +60,12 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "checked": _is_bool,
     "complete": _is_bool,
     "descending": _is_bool,
+    "dilation": _all(_is_step),
     "dtype": lambda value: isinstance(value, DType),
     "expr": _is_number,
+    "extent": _all(_is_size),
     "full_matrices": _is_bool,
+    "groups": _is_size,
     "high": _all(_is_size),
     "index": _is_integer,
     "inverse": _is_bool,
@@ -69,16 +76,20 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "lower": _is_bool,
     "n": _is_integer,
     "mode": lambda value: value in _MODES,
+    "offset": _all(_is_size),
     "rule": lambda value: value is not None,
     "serial": _is_integer,
     "shape": _all(_is_size),
     "side": lambda value: value in ("left", "right"),
     "size": _is_size,
     "sizes": _all(_is_size),
+    "spacing": _all(_is_step),
     "starts": _all(_is_size),
+    "stride": _all(_is_step),
     "strides": _all(_is_integer),
     "unit_diagonal": _is_bool,
     "value": _is_scalar,
+    "window": _all(_is_size),
 }
 
 
@@ -192,6 +203,10 @@ def sizes_fault(node: Node, env: Env) -> str | None:
             return f"has the attribute {name}={attrs[name]}"
     if any(n < 1 for n in attrs.get("strides", ())):
         return f"has the attribute strides={attrs['strides']}"
+    if attrs.get("groups", 1) < 1:
+        return f"has the attribute groups={attrs['groups']}"
+    if "window" in attrs:
+        return _window_fault(node, attrs, _now(node.inputs[0].type.shape, env))
     if "starts" in attrs:
         return _slice_fault(attrs, _now(node.inputs[0].type.shape, env))
     if node.op is not None and node.op.name in ("gather", "scatter"):
@@ -199,13 +214,25 @@ def sizes_fault(node: Node, env: Env) -> str | None:
     return None
 
 
-_SIZED = frozenset(["starts", "sizes", "strides", "low", "high", "interior", "shape"])
+_SIZED = frozenset(
+    ["starts", "sizes", "strides", "low", "high", "interior", "shape", "extent", "window", "groups"]
+)
 
 
 def _slice_fault(attrs: Mapping[str, Any], shape: Sequence[int]) -> str | None:
     parts = zip(attrs["starts"], attrs["sizes"], attrs["strides"], shape, strict=True)
     if any(size and start + (size - 1) * stride >= n for start, size, stride, n in parts):
         return f"reads beyond the shape {tuple(shape)}: {dict(attrs)}"
+    return None
+
+
+def _window_fault(node: Node, attrs: Mapping[str, Any], shape: Sequence[int]) -> str | None:
+    steps = dict(node.attrs)
+    sizes = shape[len(shape) - len(attrs["extent"]) :]
+    names = ("extent", "stride", "window", "spacing")
+    rows = zip(*({**steps, **attrs}[name] for name in names), sizes, strict=True)
+    if any(t and k and s * (t - 1) + r * (k - 1) >= n for t, s, k, r, n in rows):
+        return f"reads beyond the shape {tuple(shape)}: {steps}"
     return None
 
 

@@ -298,6 +298,38 @@ def _matmul(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Bu
     return (pick(_ranked(1)),), rows, ""
 
 
+@builder("convolution")
+def _convolution(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    stride, dilation = (int(n) for n in rng.integers(1, 3, 2))
+
+    def run(x: Any) -> Any:
+        x = x if x.dtype.kind != "bool" else sk.astype(x, sk.float32)
+        rows = sk.reshape(x, (1, 1, x.size))
+        steps = {"stride": (stride,), "spacing": (1,), "dilation": (dilation,)}
+        return ops.convolution(rows, rows, offset=(-1,), extent=(x.size,), groups=1, **steps)
+
+    return (pick(_ranked(1)),), run, f"{stride} {dilation}"
+
+
+def _halves(x: Any) -> Any:
+    """As many windows of the last axis as elements in each, about."""
+    n = x.shape[-1]
+    extent, window = ((n + 1) // 2,), (n + 1 - (n + 1) // 2,)
+    return ops.windows(x, extent=extent, window=window, stride=(1,), spacing=(1,))
+
+
+@builder("windows", "fold")
+def _windows(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    if name == "windows":
+        return (pick(_ranked(1)),), _halves, ""
+
+    def run(x: Any) -> Any:
+        x = x if x.dtype.kind != "bool" else sk.astype(x, sk.float32)
+        return ops.fold(_halves(x), extent=(x.shape[-1],), stride=(1,), spacing=(1,))
+
+    return (pick(_ranked(1)),), run, ""
+
+
 @builder("gather")
 def _gather(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if rng.random() < 0.5:

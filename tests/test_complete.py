@@ -26,19 +26,21 @@ from stagekit.op import OPS, Op
 from tests.samples import composites, samples
 
 FAMILIES = [
-    "elementwise", "creation", "movement", "reduction", "contraction", "indexing", "linalg",
-    "fourier", "sorting", "cumulative", "decomposition", "random",
+    "elementwise", "creation", "movement", "reduction", "contraction", "convolution", "indexing",
+    "linalg", "fourier", "sorting", "cumulative", "decomposition", "random",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 
 # Names of `ops` that rules, methods and other floors use, and users do not.
 INTERNAL = {
     "At", "aligned", "as_shape", "getitem", "host_integers", "located_shapes", "maximum_size",
-    "multiply_high", "on_host", "root", "scalar", "setitem", "total", "unbroadcast",
+    "multiply_high", "on_host", "require_channels", "root", "scalar", "setitem",
+    "total", "transposed", "unbroadcast",
 }  # fmt: skip
 
 # Ops whose first operand has an axis.
-NEVER_0D = {"concat", "dft", "irdft", "rdft", "gather", "matmul", "scatter", "undefined"}
+NEVER_0D = {"concat", "convolution", "dft", "irdft", "rdft", "gather", "matmul", "scatter"}
+NEVER_0D |= {"undefined"}
 NEVER_0D |= {"sort", "recurrence", *(f"cumulative_{f}" for f in ("sum", "prod", "max", "min"))}
 NEVER_0D |= {name for name, op in OPS.items() if op.family == "linalg"}
 

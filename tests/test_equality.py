@@ -42,6 +42,7 @@ def test_the_page_names_no_op_that_is_not_there() -> None:
 
 X = sk.asarray([-2, -1, 0, 1, 2])
 LEAST = np.iinfo(np.int64).min
+NONE, INFINITE = sk.asarray([[False]]), sk.full((1, 1, 3), INF)
 VALUES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: X // 0, [0] * 5),
     (lambda: X % 0, [0] * 5),
@@ -70,6 +71,11 @@ VALUES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: functional.log_softmax(sk.full((2,), -INF)), [NAN, NAN]),
     (lambda: functional.softmax(sk.asarray([-INF, 0.0])), [0, 1]),
     (lambda: functional.cross_entropy(sk.asarray([[-INF, 0.0]]), sk.asarray([[0.0, 1.0]])), 0),
+    (lambda: functional.attention(sk.ones((1, 1)), sk.ones((1, 1)), sk.ones((1, 1)), NONE), [[0]]),
+    (lambda: functional.conv1d(sk.ones((1, 1, 1)), INFINITE, padding=1), [[[NAN]]]),
+    (lambda: functional.conv_transpose1d(sk.ones((1, 1, 2)), INFINITE[..., :1], None, 2),
+     [[[INF, 0, INF]]]),
+    (lambda: functional.max_pool1d(sk.full((1, 1, 2), -INF), 2, 2, 1), [[[-INF, -INF]]]),
     (lambda: sk.sum(sk.zeros((0, 2)), axis=0), [0, 0]),
     (lambda: sk.prod(sk.zeros((0,))), 1),
     (lambda: sk.mean(sk.zeros((0,))), NAN),
@@ -99,6 +105,14 @@ DERIVATIVES: list[tuple[Callable[[Any], Any], Any, Any]] = [
     (sk.abs, [0.0, -0.0, -1.0], [0, 0, -1]),
     (functional.relu, [0.0, -1.0, 2.0], [0, 0, 1]),
     (lambda x: sk.hypot(x, 0.0), [0.0, -2.0], [0, -1]),
+    (lambda x: functional.normalize(x, axis=0, eps=1.0), [0.0, 0.0], [1, 1]),
+    (functional.hardtanh, [-1.0, 1.0, 0.5], [0, 0, 1]),
+    (lambda x: 6 * functional.hardsigmoid(x), [-3.0, 3.0, 0.5], [0, 0, 1]),
+    (lambda x: functional.leaky_relu(x, 0.5), [0.0, 1.0], [0.5, 1]),
+    (lambda x: functional.elu(x, 0.5), [0.0, 1.0], [0.5, 1]),
+    (lambda x: functional.binary_cross_entropy(x, sk.asarray([1.0, 0.0]), reduction="none"),
+     [0.0, 0.0], [0, 1]),
+    (lambda x: functional.max_pool1d(x[None], 3, 3), [2.0, 1.0, 2.0], [0.5, 0, 0.5]),
     (lambda x: sk.std(x), [3.0, 3.0], [0, 0]),
     (lambda x: sk.maximum(x, 1.0), [0.0, 1.0, 2.0], [0, 0.5, 1]),
     (lambda x: sk.minimum(1.0, x), [0.0, 1.0, 2.0], [1, 0.5, 0]),

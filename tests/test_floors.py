@@ -33,7 +33,7 @@ FLOORS = [
     ["evaluation.py", "plan.py"],
     [f"export/{name}.py" for name in ("structure", "format", "artifact", "runtime")],
     ["eager/*.py"],
-    ["random.py", "linalg.py", "fft.py", "nn/functional.py"],
+    ["random.py", "linalg.py", "fft.py", "nn/functional/*.py"],
     ["autodiff/*.py", "tree.py", "saving.py"],
     ["staging/python/*.py"],
     ["staging/*.py", "staging/rules/*.py"],

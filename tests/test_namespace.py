@@ -108,10 +108,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 INTERNAL = {
-    "At", "alias", "aligned", "as_shape", "barrier", "custom", "gather", "getitem",
+    "At", "alias", "aligned", "as_shape", "barrier", "convolution", "custom", "fold", "gather",
+    "getitem",
     "host_integers", "iota", "located_shapes", "maximum_size", "methods", "multiply_high", "number",
     "on_host", "random_advance", "random_bits", "random_category", "random_normal",
-    "root", "scalar", "setitem", "slice", "total", "unbroadcast",
+    "require_channels", "root", "scalar", "setitem", "slice", "total", "transposed",
+    "unbroadcast", "windows",
 }  # fmt: skip
 
 

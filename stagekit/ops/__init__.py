@@ -162,6 +162,13 @@ from stagekit.ops.random import (  # isort: skip
     random_category,
     random_normal,
 )
+from stagekit.ops.convolution import (  # isort: skip
+    convolution,
+    fold,
+    require_channels,
+    transposed,
+    windows,
+)
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
 from stagekit.ops.composite import (
     allclose,
@@ -242,6 +249,7 @@ __all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "logsumexp", "max", "mean", "min",
     "prod", "root", "std", "sum", "total", "var",
     "matmul",
+    "convolution", "fold", "require_channels", "transposed", "windows",
     "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
     "multiply_high", "random_advance", "random_bits", "random_category", "random_normal",
     "host_integers", "on_host", "scalar",

@@ -35,17 +35,17 @@ def _misfit(x: Any, y: Any, fix: str) -> ShapeError:
 _STRETCH = 4096
 
 
-def _evaluate(xp: Any, x: Any, y: Any) -> Any:
+def blocked_matmul(xp: Any, x: Any, y: Any) -> Any:
     """One library call for each stretch of the summed axis, so that errors do not grow with it."""
     if x.dtype == np.float16:
-        return _evaluate(xp, x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
+        wide = blocked_matmul(xp, x.astype(np.float32), y.astype(np.float32))
+        return wide.astype(np.float16)
     k = x.shape[-1]
     if k <= _STRETCH or x.dtype.kind not in "fc":
         return xp.matmul(x, y)
     half = k // 2
-    return _evaluate(xp, x[..., :half], y[..., :half, :]) + _evaluate(
-        xp, x[..., half:], y[..., half:, :]
-    )
+    low = blocked_matmul(xp, x[..., :half], y[..., :half, :])
+    return low + blocked_matmul(xp, x[..., half:], y[..., half:, :])
 
 
 def _element(e: Speller, out: TensorType, idx: Sequence[Any], x: Any, y: Any) -> Any:
@@ -91,7 +91,7 @@ def _batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
 _matmul: Op = Op(
     "matmul",
     infer=_infer,
-    evaluate=_evaluate,
+    evaluate=blocked_matmul,
     element=_element,
     dtypes=number,
     vjp=_vjp,

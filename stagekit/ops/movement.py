@@ -30,7 +30,9 @@ Index = Sequence[Any]
 Shape = tuple[Any, ...]
 
 
-def linear(name: str, transpose: Callable[..., Any], **facts: Any) -> Op:
+def linear(
+    name: str, transpose: Callable[..., Any], *, moves: bool = True, **facts: Any
+) -> Op:
     """Declare an op linear in its one operand: `transpose(ct, x, **attrs)` is its vjp."""
 
     def vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -39,7 +41,7 @@ def linear(name: str, transpose: Callable[..., Any], **facts: Any) -> Op:
     def jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
         return op(tangents[0], **attrs)
 
-    op = Op(name, vjp=vjp, jvp=jvp, moves=True, family="movement", **facts)
+    op = Op(name, vjp=vjp, jvp=jvp, moves=moves, family="movement", **facts)
     return op
 
 

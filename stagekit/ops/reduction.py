@@ -107,6 +107,7 @@ _EXAMPLES = {
 
 _BLOCK = 16
 _FEW = 32
+_MANY = 1 << 14
 
 
 def _fold_sum(xp: Any, x: Any, axes: Axes) -> Any:
@@ -134,11 +135,33 @@ def _is_pairwise(x: Any, axes: Axes) -> bool:
     return bool(x.flags.f_contiguous) and axes == tuple(range(len(axes)))
 
 
+def _is_short(x: Any, axes: Axes) -> bool:
+    """Whether few elements are folded into each of many results, the innermost axis among them:
+    NumPy's loops run along that axis and would be short, as for the windows of a pool."""
+    if x.ndim - 1 not in axes or x.size < _MANY:
+        return False
+    return bool(0 < math.prod([x.shape[k] for k in axes]) <= _FEW)
+
+
+def _by_slices(ufunc: Any, x: Any, axes: Axes) -> Any:
+    """A fold of whole slices, one for each place along `axes`."""
+    index: list[Any] = [slice(None)] * x.ndim
+    out: Any = None
+    for place in np.ndindex(*(x.shape[k] for k in axes)):
+        for k, i in zip(axes, place, strict=True):
+            index[k] = i
+        part = x[tuple(index)]
+        out = part.copy() if out is None else ufunc(out, part, out=out)
+    return out
+
+
 def _sum_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     if x.dtype.kind not in "fc":
         return x.sum(axis=axes, dtype=x.dtype)
     if x.dtype.itemsize == 2:
         return _sum_evaluate(xp, x.astype(np.float32), axes=axes).astype(x.dtype)
+    if _is_short(x, axes):
+        return _by_slices(xp.add, x, axes)
     if x.size <= _FEW or _is_pairwise(x, axes) or math.prod(x.shape[k] for k in axes) <= _FEW:
         return x.sum(axis=axes)
     return _fold_sum(xp, x, axes)
@@ -226,8 +249,16 @@ def _extremum(name: str, fold: str, evaluate: Callable[..., Any]) -> Op:
     )
 
 
-_max = _extremum("max", "maximum", lambda xp, x, *, axes: x.max(axis=axes))
-_min = _extremum("min", "minimum", lambda xp, x, *, axes: x.min(axis=axes))
+def _max_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
+    return _by_slices(xp.maximum, x, axes) if _is_short(x, axes) else x.max(axis=axes)
+
+
+def _min_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
+    return _by_slices(xp.minimum, x, axes) if _is_short(x, axes) else x.min(axis=axes)
+
+
+_max = _extremum("max", "maximum", _max_evaluate)
+_min = _extremum("min", "minimum", _min_evaluate)
 
 _TEST = "the result is bool"
 _any = reduction(

@@ -1,0 +1,52 @@
+"""Class indices as rows: of a table, or of zeros and a one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import stagekit.ops as ops
+from stagekit.errors import DTypeError, ShapeError
+from stagekit.source import here
+from stagekit.types import default_float, default_int, shape_text
+
+
+def one_hot(indices: Any, num_classes: int, dtype: Any = None) -> Any:
+    """1 at the index, 0 elsewhere, along a new last axis. Source: `torch.nn.functional.one_hot`.
+
+    >>> import stagekit as sk
+    >>> sk.nn.functional.one_hot(sk.asarray([1]), 3)
+    tensor([[0., 1., 0.]], dtype=float32)
+    """
+    classes = ops.arange(num_classes)
+    hit = ops.expand_dims(ops.asarray(indices), axis=-1) == classes
+    return ops.astype(hit, default_float if dtype is None else dtype)
+
+
+def embedding(indices: Any, weight: Any) -> Any:
+    """The rows of the table `weight` at integer `indices`. Source: `torch.nn.functional.embedding`.
+
+    Raises BoundsError for an index that is no row (negative ones count from no end), ShapeError
+    for a table that has not two axes, DTypeError for indices that are no integers.
+
+    >>> import stagekit as sk
+    >>> sk.nn.functional.embedding(sk.asarray([1, 1]), sk.asarray([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([[3., 4.],
+            [3., 4.]], dtype=float32)
+    """
+    indices, weight = ops.asarray(indices), ops.asarray(weight)
+    if weight.ndim != 2:
+        raise ShapeError(
+            f"embedding: weight has the shape {shape_text(weight.shape)}",
+            fix="give (rows, features)",
+        ).located(here())
+    if indices.dtype.kind not in ("int", "uint"):
+        raise DTypeError(f"embedding: indices are {indices.dtype}", fix="give integers").located(
+            here()
+        )
+    return ops.take(weight, from_the_start(indices, weight.shape[0]), axis=0)
+
+
+def from_the_start(indices: Any, size: Any) -> Any:
+    """Indices of which the negative ones are out of range, not counted from the end."""
+    indices = ops.astype(indices, default_int, copy=False)
+    return ops.where(indices < 0, indices - size, indices)
