@@ -397,3 +397,10 @@ def test_type_information() -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="numeric"):
         sk.isdtype(sk.int8, "nummeric")
+
+
+def test_lists_go_straight_to_their_type_in_both_stages() -> None:
+    """Not by way of the default float: 16777217 is no float32."""
+    f = sk.function(lambda x, k: sk.asarray([[x, k]], dtype=sk.float64))
+    for x in (16777217.0, 16777219.0, 0.1):
+        assert f(x, 0.3).tolist() == [[x, 0.3]]

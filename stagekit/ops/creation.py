@@ -233,7 +233,8 @@ def asarray(
         except DTypeError as error:
             raise error.within("asarray") from None
     if isinstance(obj, (list, tuple)) and _holds_trace(obj):
-        out = ops.stack([asarray(item) for item in obj])
+        exact = dtype if dtype is not None and as_dtype(dtype).inexact else None
+        out = ops.stack([asarray(item, dtype=exact) for item in obj])
     else:
         out = current().lift(obj, None if dtype is None else as_dtype(dtype))
     if dtype is not None and as_dtype(dtype) is not out.dtype:

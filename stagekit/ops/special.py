@@ -403,7 +403,7 @@ def complex_expm1(z: Array) -> Array:
     """
     x, y = z.real, z.imag
     half, flat = np.sin(y / 2), y == 0
-    real = np.where(flat, np.expm1(x), np.expm1(x) * np.cos(y) - 2 * half * half)
+    real = np.where(flat, np.expm1(x) + 0.0, np.expm1(x) * np.cos(y) - 2 * half * half)
     imag = np.where(flat, y, np.exp(x) * np.sin(y))
     least, most = np.isneginf(x), np.isposinf(x) & ~np.isfinite(y)
     real = np.where(least, -1, np.where(most, np.inf, real))
