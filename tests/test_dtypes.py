@@ -404,3 +404,10 @@ def test_lists_go_straight_to_their_type_in_both_stages() -> None:
     f = sk.function(lambda x, k: sk.asarray([[x, k]], dtype=sk.float64))
     for x in (16777217.0, 16777219.0, 0.1):
         assert f(x, 0.3).tolist() == [[x, 0.3]]
+
+
+def test_a_number_is_written_into_a_tensor_in_its_type() -> None:
+    x = sk.zeros(3, dtype=sk.float64)
+    x[0] = 16777217.0
+    x[np.array([False, True, False])] = 16777217.0
+    assert x.at[2].add(0.1).tolist() == [16777217.0, 16777217.0, 0.1]

@@ -15,7 +15,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import BoundsError, DTypeError, ShapeError, hide_frames
-from stagekit.op import OPS, Cell, Op, Speller, current
+from stagekit.op import OPS, Cell, Op, Speller, current, weak_type
 from stagekit.ops.batching import Mapped, spread
 from stagekit.source import here
 from stagekit.symbolic import Dim, product
@@ -570,6 +570,8 @@ def _flat(key: Any) -> tuple[Any, ...]:
 def _update(x: Any, key: Any, value: Any, mode: str) -> Any:
     """`x` with `value` combined in at `key`: whole masks by `where`, all else by `scatter`."""
     x = ops.asarray(x)
+    if weak_type(value) is not None and x.dtype.inexact:
+        value = ops.asarray(value, dtype=x.dtype)  # not by way of the default float
     if mode == "set" and isinstance(key, (Cell, np.ndarray)):
         mask = ops.asarray(key)
         value_rank = ops.asarray(value).ndim
