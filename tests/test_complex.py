@@ -154,3 +154,31 @@ def test_state_of_a_complex_variable(tmp_path: Path) -> None:
     back = sk.load(tmp_path / "v")
     assert np.array_equal(back["v"].numpy(), v.numpy())
     assert back["k"] == 2 - 1j
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_no_complex_number_is_the_smallest_written(mode: str) -> None:
+    def write(x: Any) -> Any:
+        return getattr(x.at[0], mode)(2)
+
+    texts = []
+    for run in (write, sk.function(write)):
+        with pytest.raises(DTypeError, match=f"scatter: complex128 has no {mode}") as caught:
+            run(sk.asarray(Z))
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+NUMBERS = [0, 1, -1, 2, 0.0, -0.0, 0j, 1 + 0j, complex(-0.0, 0), 2j]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=repr)
+def test_rules_of_real_constants_leave_complex_ones_alone(number: complex) -> None:
+    z = sk.asarray([1 + 2j, 0, complex(-0.0, -0.0), complex(np.inf, 1)])
+    calls: list[Callable[[Any], Any]] = [
+        lambda z: z + number, lambda z: number - z, lambda z: z - number, lambda z: z * number,
+        lambda z: z / (number + 3), lambda z: z / 1,
+        lambda z: z * sk.full((4,), number, dtype=z.dtype),
+    ]  # fmt: skip
+    for call in calls:
+        assert repr(sk.function(call)(z)) == repr(call(z))

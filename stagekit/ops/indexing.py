@@ -211,6 +211,8 @@ def _scatter_type(
 
 def _scatter_evaluate(xp: Any, x: Any, updates: Any, *indices: Any, axes: Axes, mode: str) -> Any:
     _checked("index", x.shape, indices, axes)
+    if x.dtype.kind == "c" and mode in ("min", "max"):
+        raise TypeError("NumPy would order them by parts; the type rule words the error")
     folds = mode in ("add", "multiply") and indices[0].size > 1
     # In float64 the error does not grow with the number of updates of one place.
     wide = {"f": np.float64, "c": np.complex128}.get(x.dtype.kind if folds else "", x.dtype)

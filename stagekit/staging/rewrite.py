@@ -127,8 +127,11 @@ def _matches(pattern: Node, node: Node, found: dict[Node, Node], variables: set[
 
 
 def _is_filled(array: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> bool:
-    """Whether every element is the number `value`, sign of zero included."""
-    if not array.size:
+    """Whether every element is the real number `value`, sign of zero included.
+
+    Never of complex numbers: x * (1 + 0j) is not x in the signs of zeros and beside infinities.
+    """
+    if not array.size or array.dtype.kind == "c":
         return False
     same = array == value.astype(array.dtype)
     return bool(np.all(same) and np.all(np.signbit(array) == np.signbit(value)))
