@@ -428,6 +428,11 @@ ERRORS: list[tuple[Function, type[StagekitError], str]] = [
     (lambda x: F.interpolate(x, 0), ArgumentError, "interpolate: size is 0"),
     (lambda x: F.interpolate(C, 3), ShapeError, r"interpolate: input \(4,\)"),
     (lambda x: F.pixel_shuffle(x, 3), ShapeError, r"pixel_shuffle: \(2, 4, 5, 6\) by 3"),
+    (lambda x: F.one_hot(x, 3), DTypeError, "one_hot: indices are float32"),
+    (lambda x: F.softmax(x * 1j), DTypeError, "softmax: an operand is complex64"),
+    (lambda x: F.celu(x * 1j), DTypeError, "celu: an operand is complex64"),
+    (lambda x: F.avg_pool2d(x * 1j, 2), DTypeError, "avg_pool2d: an operand is complex64"),
+    (lambda x: F.mse_loss(x, x * 1j), DTypeError, "mse_loss: an operand is complex64"),
     (lambda x: F.pixel_unshuffle(x, 2), ShapeError, r"pixel_unshuffle: \(2, 4, 5, 6\) by 2"),
 ]  # fmt: skip
 
@@ -448,3 +453,21 @@ def test_errors_are_alike_in_both_stages(k: int) -> None:
         assert error.location.filename == __file__
         assert error.location.lineno == call.__code__.co_firstlineno
     assert len(set(found)) == 1, found
+
+
+@pytest.mark.parametrize("kind", [sk.int8, sk.uint8, sk.int64, sk.uint64], ids=str)
+def test_one_hot_compares_classes_in_no_narrow_type(kind: Any) -> None:
+    hot = F.one_hot(sk.asarray([1, 44], dtype=kind), 301)  # 300 would wrap to 44 in uint8
+    assert np.array_equal(hot.numpy(), np.eye(301)[[1, 44]])
+    assert not F.one_hot(sk.asarray([2**63 + 1], dtype=sk.uint64), 3).numpy().any()
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape, axis", [((0, 2), 0), ((2, 0), -1), ((0,), 0)])
+def test_a_softmax_of_nothing_is_nothing(name: str, shape: tuple[int, ...], axis: int) -> None:
+    def function(x: Any) -> Any:
+        return getattr(F, name)(x, axis=axis)
+
+    x = sk.zeros(shape)
+    assert function(x).shape == sk.function(function)(x).shape == shape
+    assert sk.grad(lambda x: sk.sum(function(x)))(x).shape == shape

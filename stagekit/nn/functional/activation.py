@@ -33,7 +33,7 @@ def hardtanh(x: Any, /, min_val: float = -1.0, max_val: float = 1.0) -> Any:
     >>> sk.nn.functional.hardtanh(sk.asarray([-3.0, 0.5, 3.0]))
     tensor([-1. ,  0.5,  1. ], dtype=float32)
     """
-    x = floating(x)
+    x = floating("hardtanh", x)
     return ops.where(x <= min_val, min_val, ops.where(x >= max_val, max_val, x))
 
 
@@ -54,7 +54,7 @@ def hardsigmoid(x: Any, /) -> Any:
     >>> sk.nn.functional.hardsigmoid(sk.asarray([-9.0, 0.0, 9.0]))
     tensor([0. , 0.5, 1. ], dtype=float32)
     """
-    return relu6(floating(x) + 3.0) / 6.0
+    return relu6(floating("hardsigmoid", x) + 3.0) / 6.0
 
 
 def hardswish(x: Any, /) -> Any:
@@ -64,7 +64,7 @@ def hardswish(x: Any, /) -> Any:
     >>> sk.nn.functional.hardswish(sk.asarray([-9.0, 0.0, 9.0]))
     tensor([-0.,  0.,  9.], dtype=float32)
     """
-    x = floating(x)
+    x = floating("hardswish", x)
     return x * hardsigmoid(x)
 
 
@@ -75,7 +75,7 @@ def leaky_relu(x: Any, /, negative_slope: float = 0.01) -> Any:
     >>> sk.nn.functional.leaky_relu(sk.asarray([-1.0, 2.0]), 0.5)
     tensor([-0.5,  2. ], dtype=float32)
     """
-    x = floating(x)
+    x = floating("leaky_relu", x)
     return ops.where(x > 0, x, negative_slope * x)
 
 
@@ -89,7 +89,7 @@ def prelu(x: Any, weight: Any) -> Any:
     >>> sk.nn.functional.prelu(sk.asarray([-1.0, 2.0]), sk.asarray(0.5))
     tensor([-0.5,  2. ], dtype=float32)
     """
-    x, weight = floating(x), ops.asarray(weight)
+    x, weight = floating("prelu", x), ops.asarray(weight)
     if weight.ndim == 1 and weight.shape[0] == 1:
         weight = ops.reshape(weight, ())
     elif weight.ndim and x.ndim > 1:
@@ -112,7 +112,7 @@ def elu(x: Any, /, alpha: float = 1.0) -> Any:
     >>> sk.nn.functional.elu(sk.asarray([-1e4, 2.0]))
     tensor([-1.,  2.], dtype=float32)
     """
-    return _negative_exponential(x, 1.0, alpha, 1.0)
+    return _negative_exponential("elu", x, 1.0, alpha, 1.0)
 
 
 def celu(x: Any, /, alpha: float = 1.0) -> Any:
@@ -123,7 +123,7 @@ def celu(x: Any, /, alpha: float = 1.0) -> Any:
     >>> sk.nn.functional.celu(sk.asarray([-1e4, 2.0]), 2.0)
     tensor([-2.,  2.], dtype=float32)
     """
-    return _negative_exponential(x, 1.0, alpha, alpha)
+    return _negative_exponential("celu", x, 1.0, alpha, alpha)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -137,12 +137,14 @@ def selu(x: Any, /) -> Any:
     >>> sk.nn.functional.selu(sk.asarray([-1e4, 1.0]))
     tensor([-1.7580993,  1.050701 ], dtype=float32)
     """
-    return _negative_exponential(x, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, 1.0)
+    return _negative_exponential("selu", x, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, 1.0)
 
 
-def _negative_exponential(x: Any, slope: float, height: float, width: float) -> Any:
+def _negative_exponential(
+    op: str, x: Any, slope: float, height: float, width: float
+) -> Any:
     """slope x above 0, height (exp(x / width) - 1) elsewhere; no branch overflows for the other."""
-    x = floating(x)
+    x = floating(op, x)
     positive = x > 0
     below = ops.where(positive, 0.0, x)
     return ops.where(positive, x * slope, height * ops.expm1(below / width))
@@ -155,7 +157,7 @@ def logsigmoid(x: Any, /) -> Any:
     >>> sk.nn.functional.logsigmoid(sk.asarray([-1000.0, 1000.0]))
     tensor([-1000.,    -0.], dtype=float32)
     """
-    return -ops.softplus(-floating(x))
+    return -ops.softplus(-floating("logsigmoid", x))
 
 
 def silu(x: Any, /) -> Any:
@@ -165,7 +167,7 @@ def silu(x: Any, /) -> Any:
     >>> sk.nn.functional.silu(sk.asarray([0.0, 1000.0]))
     tensor([   0., 1000.], dtype=float32)
     """
-    x = floating(x)
+    x = floating("silu", x)
     return x * ops.sigmoid(x)
 
 
@@ -176,7 +178,7 @@ def mish(x: Any, /) -> Any:
     >>> sk.nn.functional.mish(sk.asarray([0.0, 1000.0]))
     tensor([   0., 1000.], dtype=float32)
     """
-    x = floating(x)
+    x = floating("mish", x)
     return x * ops.tanh(ops.softplus(x))
 
 
@@ -187,7 +189,7 @@ def softsign(x: Any, /) -> Any:
     >>> sk.nn.functional.softsign(sk.asarray([-1.0, 0.0, 3.0]))
     tensor([-0.5 ,  0.  ,  0.75], dtype=float32)
     """
-    x = floating(x)
+    x = floating("softsign", x)
     size = ops.abs(x)
     far = size > 1
     near = ops.where(far, 0.0, x)
@@ -208,7 +210,7 @@ def gelu(x: Any, /, approximate: str = "none") -> Any:
     >>> sk.nn.functional.gelu(sk.asarray([-1e4, 1e4]))
     tensor([   -0., 10000.], dtype=float32)
     """
-    x = floating(x)
+    x = floating("gelu", x)
     if approximate == "none":
         return x * (0.5 * ops.erfc(x * -_ROOT_HALF))
     if approximate != "tanh":
@@ -228,7 +230,7 @@ def glu(x: Any, /, axis: int = -1) -> Any:
     >>> sk.nn.functional.glu(sk.asarray([3.0, 0.0]))
     tensor([1.5], dtype=float32)
     """
-    x = floating(x)
+    x = floating("glu", x)
     axis = normalize_axis("glu", axis, x.ndim)
     if x.shape[axis] % 2 != 0:
         raise ShapeError(
@@ -244,6 +246,8 @@ def glu(x: Any, /, axis: int = -1) -> Any:
 def _shifted(x: Any, axis: int) -> Any:
     """x minus its (finite) maximum along `axis`, which no gradient sees: the results do not depend
     on it."""
+    if x.shape[axis] == 0:
+        return x
     top = ops.stop_gradient(ops.max(x, axis=axis, keepdims=True))
     return x - ops.where(ops.isfinite(top), top, 0.0)
 
@@ -255,7 +259,7 @@ def softmax(x: Any, /, axis: int = -1) -> Any:
     >>> sk.nn.functional.softmax(sk.asarray([0.0, 0.0]))
     tensor([0.5, 0.5], dtype=float32)
     """
-    x = floating(x)
+    x = floating("softmax", x)
     axis = normalize_axis("softmax", axis, x.ndim)
     e = ops.exp(_shifted(widened(x), axis))
     return ops.astype(e / ops.sum(e, axis=axis, keepdims=True), x.dtype, copy=False)
@@ -268,7 +272,7 @@ def log_softmax(x: Any, /, axis: int = -1) -> Any:
     >>> sk.nn.functional.log_softmax(sk.asarray([1e4, 1e4]))
     tensor([-0.6931472, -0.6931472], dtype=float32)
     """
-    x = floating(x)
+    x = floating("log_softmax", x)
     axis = normalize_axis("log_softmax", axis, x.ndim)
     s = _shifted(widened(x), axis)
     out = s - ops.log(ops.sum(ops.exp(s), axis=axis, keepdims=True))

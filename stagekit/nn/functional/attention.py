@@ -28,7 +28,7 @@ def attention(
     tensor([[1.],
             [2.]], dtype=float32)
     """
-    q, k, v = floating(q), floating(k), floating(v)
+    q, k, v = floating("attention", q), floating("attention", k), floating("attention", v)
     _require_fit(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = widened(ops.matmul(q * scale, ops.swapaxes(k, -1, -2)))

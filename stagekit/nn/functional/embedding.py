@@ -13,12 +13,18 @@ from stagekit.types import default_float, default_int, shape_text
 def one_hot(indices: Any, num_classes: int, dtype: Any = None) -> Any:
     """1 at the index, 0 elsewhere, along a new last axis. Source: `torch.nn.functional.one_hot`.
 
+    (...) -> (..., num_classes), of the default float; `dtype` names another type. An index that is
+    no class gives zeros only, as in `jax.nn.one_hot`. Raises DTypeError for indices that are no
+    integers.
+
     >>> import stagekit as sk
     >>> sk.nn.functional.one_hot(sk.asarray([1]), 3)
     tensor([[0., 1., 0.]], dtype=float32)
     """
-    classes = ops.arange(num_classes)
-    hit = ops.expand_dims(ops.asarray(indices), axis=-1) == classes
+    indices = ops.asarray(indices)
+    _require_integers("one_hot", indices)
+    indices = ops.astype(indices, default_int, copy=False)
+    hit = ops.expand_dims(indices, axis=-1) == ops.arange(num_classes)
     return ops.astype(hit, default_float if dtype is None else dtype)
 
 
@@ -39,11 +45,13 @@ def embedding(indices: Any, weight: Any) -> Any:
             f"embedding: weight has the shape {shape_text(weight.shape)}",
             fix="give (rows, features)",
         ).located(here())
-    if indices.dtype.kind not in ("int", "uint"):
-        raise DTypeError(f"embedding: indices are {indices.dtype}", fix="give integers").located(
-            here()
-        )
+    _require_integers("embedding", indices)
     return ops.take(weight, from_the_start(indices, weight.shape[0]), axis=0)
+
+
+def _require_integers(op: str, indices: Any) -> None:
+    if indices.dtype.kind not in ("int", "uint"):
+        raise DTypeError(f"{op}: indices are {indices.dtype}", fix="give integers").located(here())
 
 
 def from_the_start(indices: Any, size: Any) -> Any:

@@ -30,7 +30,7 @@ def _reduced(op: str, losses: Any, reduction: str, count: Any = None) -> Any:
 
 def _pair(op: str, x: Any, target: Any) -> tuple[Any, Any]:
     """Two tensors of one shape: losses do not broadcast, since that hides mistakes."""
-    x, target = floating(x), floating(target)
+    x, target = floating(op, x), floating(op, target)
     if not same_shape(x.shape, target.shape):
         raise ShapeError(
             f"{op}: input {shape_text(x.shape)} and target {shape_text(target.shape)} differ",
@@ -178,7 +178,7 @@ def nll_loss(
     >>> sk.nn.functional.nll_loss(sk.asarray([[-1.0, -2.0]]), sk.asarray([1])).item()
     2.0
     """
-    x, labels = floating(x), ops.asarray(target)
+    x, labels = floating("nll_loss", x), ops.asarray(target)
     axis = 1 if x.ndim > 1 else 0
     index, kept = _classes("nll_loss", x, labels, axis, ignore_index)
     losses = -_picked(x, index, axis)
@@ -207,7 +207,7 @@ def cross_entropy(
     >>> sk.nn.functional.cross_entropy(sk.zeros((1, 2)), sk.asarray([1])).item()
     0.6931471824645996
     """
-    logits, labels = floating(logits), ops.asarray(labels)
+    logits, labels = floating("cross_entropy", logits), ops.asarray(labels)
     axis = 1 if logits.ndim > 1 else 0
     logp = log_softmax(logits, axis=axis)
     if labels.dtype.kind == "float":

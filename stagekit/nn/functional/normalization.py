@@ -72,7 +72,7 @@ def layer_norm(
     >>> sk.nn.functional.layer_norm(sk.asarray([[1.0, 3.0], [4.0, 4.0]]), 2, eps=0.0).shape
     (2, 2)
     """
-    x = floating(x)
+    x = floating("layer_norm", x)
     axes = _last_axes("layer_norm", x, normalized_shape)
     shape = tuple(x.shape[k] for k in axes)
     weight = _parameter("layer_norm", "weight", weight, shape)
@@ -91,7 +91,7 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
     >>> sk.nn.functional.rms_norm(sk.asarray([3.0, 3.0]), 2)
     tensor([1., 1.], dtype=float32)
     """
-    x = floating(x)
+    x = floating("rms_norm", x)
     axes = _last_axes("rms_norm", x, normalized_shape)
     weight = _parameter("rms_norm", "weight", weight, tuple(x.shape[k] for k in axes))
     wide = widened(x)
@@ -110,7 +110,7 @@ def normalize(x: Any, p: float = 2.0, axis: Any = 1, eps: float = 1e-12) -> Any:
     tensor([[1., 0.],
             [0., 0.]], dtype=float32)
     """
-    x = floating(x)
+    x = floating("normalize", x)
     axes = axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(normalize_axis("normalize", a, x.ndim) for a in axes)
     if not p >= 1:
@@ -142,7 +142,7 @@ def _norm(x: Any, p: float, axes: Shape) -> Any:
 
 
 def _with_channels(op: str, x: Any) -> Any:
-    x = floating(x)
+    x = floating(op, x)
     if x.ndim < 2:
         raise ShapeError(
             f"{op}: input {shape_text(x.shape)} has no channels", fix="give (batch, channels, ...)"

@@ -6,22 +6,25 @@ import operator
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.source import here
 from stagekit.types import as_integer, default_float, float32, same_shape, shape_text
 
 Shape = tuple[Any, ...]
 
 
-def floating(x: Any) -> Any:
-    """A tensor of real numbers; integers and bool become the default float."""
+def floating(op: str, x: Any) -> Any:
+    """A tensor of real numbers; integers and bool become the default float, complex is refused."""
     x = ops.asarray(x)
+    if x.dtype.kind == "complex":
+        raise DTypeError(
+            f"{op}: an operand is {x.dtype}", fix="take sk.real or sk.abs first"
+        ).located(here())
     return x if x.dtype.kind == "float" else ops.astype(x, default_float)
 
 
 def widened(x: Any) -> Any:
-    """A tensor of real numbers to compute statistics in: of 16 bits, in float32."""
-    x = floating(x)
+    """A tensor of floats to compute statistics in: of 16 bits, in float32."""
     return ops.astype(x, float32) if x.dtype.itemsize == 2 else x
 
 

@@ -156,7 +156,7 @@ def _avg_pool(
     count_include_pad: bool,
 ) -> Any:
     op = f"avg_pool{rank}d"
-    x, single = batched(op, floating(x), rank)
+    x, single = batched(op, floating(op, x), rank)
     steps = _steps(op, rank, kernel_size, stride, padding, 1)
     seen, extent = _windows(op, x, steps, ceil_mode, 0.0)
     total = ops.sum(seen, axis=_inner(seen, rank))
@@ -273,7 +273,8 @@ def _adaptive_avg(rank: int, x: Any, output_size: Any) -> Any:
             out = out / ops.astype(count, out.dtype)
         return out
 
-    return _adaptive(f"adaptive_avg_pool{rank}d", rank, floating(x), output_size, 0.0, mean)
+    op = f"adaptive_avg_pool{rank}d"
+    return _adaptive(op, rank, floating(op, x), output_size, 0.0, mean)
 
 
 def _adaptive_max(rank: int, x: Any, output_size: Any) -> Any:

@@ -22,7 +22,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Any = None
     >>> sk.nn.functional.dropout(sk.ones(4), 0.5, generator=sk.random.Generator(0)).shape
     (4,)
     """
-    x = floating(x)
+    x = floating("dropout", x)
     if not 0 <= p <= 1:
         raise ArgumentError(f"dropout: p is {p!r}", fix="give a probability").located(here())
     if not training:

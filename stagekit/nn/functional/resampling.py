@@ -46,7 +46,7 @@ def interpolate(
         if mode == "nearest":
             x = ops.take(x, _nearest(x.shape[axis], m, ratio), axis=axis)
         else:
-            x = _resampled(floating(x), axis, m, ratio, mode, align_corners)
+            x = _resampled(floating("interpolate", x), axis, m, ratio, mode, align_corners)
     return x
 
 
