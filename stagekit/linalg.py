@@ -470,6 +470,8 @@ def _power_norm(size: Any, axes: tuple[int, ...], ord: float) -> Any:
     )
     if ord == 2:
         return scale * ops.root(total)
+    if ord < 1:  # the derivative at 0 is infinite, and infinity has this norm for ord < 0
+        return scale * ops.power(total, 1 / ord)
     zero = total == 0
     return ops.where(zero, 0.0, scale * ops.power(ops.where(zero, 1.0, total), 1 / ord))
 

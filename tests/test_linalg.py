@@ -885,3 +885,19 @@ def test_functions_under_vmap_are_a_loop(f: Function) -> None:
         wanted = zip(*[leaves(f(each)) for each in x])
         for a, b in zip(found, wanted, strict=True):
             close(a, np.stack(b))
+
+
+@pytest.mark.parametrize("ord", [-2, -1, -0.5, 0.25, 0.5])
+def test_a_norm_below_1_of_zeros_and_infinities_is_numpys(ord: float) -> None:
+    for values in ([0.0, 0.0], [0.0, 2.0], [INF, INF], [INF, 2.0]):
+        with np.errstate(all="ignore"):
+            expected = np.linalg.vector_norm(np.array(values), ord=ord)
+        assert la.vector_norm(sk.asarray(values), ord=ord).item() == pytest.approx(expected)
+
+
+def test_a_norm_below_1_has_no_tangent_at_zero() -> None:
+    def norm(x: Any) -> Any:
+        return la.vector_norm(x, ord=0.5)
+
+    assert np.isnan(sk.jvp(norm, (sk.zeros(2),), (sk.ones(2),))[1].item())
+    assert np.isnan(sk.grad(norm)(sk.zeros(2)).numpy()).all()
