@@ -307,3 +307,16 @@ def test_errors_are_one_in_both_stages(k: int) -> None:
         sk.function(call)(M, V)
     assert str(staged.value) == str(eager.value)
     assert eager.value.location.lineno == call.__code__.co_firstlineno  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_complex_numbers_are_found_without_an_order(invert: bool) -> None:
+    x, known = np.array([[1 + 1j, 2], [1 - 1j, complex(NAN, 0)]]), np.array([2, 1 + 1j, NAN])
+    expected = np.isin(x, known, invert=invert)
+
+    def found(x: Any, known: Any) -> Any:
+        return sk.isin(x, known, invert=invert)
+
+    for run in (found, sk.function(found)):
+        assert np.array_equal(run(x, known).numpy(), expected)
+    assert sk.isin(2, known).item() and not sk.isin(sk.asarray([1j]), [1, 2]).numpy().any()

@@ -337,6 +337,9 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Any:
     x1, known = ops.asarray(x1), ops.reshape(x2, -1)
     if known.size == 0:
         return ops.full(x1.shape, bool(invert))
+    if "complex" in (x1.dtype.kind, known.dtype.kind):  # which have no order to search in
+        found = ops.any(ops.equal(ops.expand_dims(x1, axis=-1), known), axis=-1)
+        return ops.logical_not(found) if invert else found
     known = sort(known)
     places = ops.minimum(_searchsorted(known, x1, side="left"), known.size - 1)
     found = ops.take(known, places)
