@@ -411,3 +411,51 @@ def test_a_number_is_written_into_a_tensor_in_its_type() -> None:
     x[0] = 16777217.0
     x[np.array([False, True, False])] = 16777217.0
     assert x.at[2].add(0.1).tolist() == [16777217.0, 16777217.0, 0.1]
+
+
+# ----- functions that make their type -------------------------------------------------------------
+
+MADE: dict[str, tuple[Callable[[], Any], Any]] = {
+    "arange of Python floats": (lambda: sk.arange(2.0), [0.0, 1.0]),
+    "arange of a wide scalar": (lambda: sk.arange(np.float64(2)), [0.0, 1.0]),
+    "arange of an integer tensor": (lambda: sk.arange(sk.asarray(2)), [0, 1]),
+    "arange of a narrow tensor": (lambda: sk.arange(sk.asarray(2, dtype=sk.float16)), [0.0, 1.0]),
+    "linspace of Python numbers": (lambda: sk.linspace(0, 1, 2), [0.0, 1.0]),
+    "linspace of a wide scalar": (lambda: sk.linspace(np.float64(0), 0.1, 2), [0.0, 0.1]),
+    "linspace of bool arrays": (lambda: sk.linspace(np.array(False), np.array(True), 2), [0.0, 1]),
+    "linspace of a complex number": (lambda: sk.linspace(0, 1j, 2), [0, 1j]),
+    "xlogy with a narrow tensor": (lambda: sk.xlogy(2, sk.ones(2, dtype=sk.float16)), [0.0, 0.0]),
+    "xlogy of a narrow tensor": (lambda: sk.xlogy(sk.ones(2, dtype=sk.bfloat16), 1), [0.0, 0.0]),
+    "xlogy of integers": (lambda: sk.xlogy(sk.asarray([0, 1]), 1), [0.0, 0.0]),
+}
+KINDS = "float32 float64 int64 float16 float32 float64 float32 complex64 float16 bfloat16 float32"
+
+
+@pytest.mark.filterwarnings("ignore:.*needs a value of the trace")
+@pytest.mark.parametrize("name, kind", [*zip(MADE, KINDS.split(), strict=True)])
+def test_a_function_keeps_the_type_of_its_operands(name: str, kind: str) -> None:
+    make, expected = MADE[name]
+    for run in (make, sk.function(make)):
+        made = run()
+        assert made.dtype is DTYPES[kind]
+        wide = sk.complex128 if made.dtype.kind == "complex" else sk.float64
+        assert sk.astype(made, wide).numpy() == pytest.approx(np.array(expected))
+
+
+def test_the_distance_of_integers_does_not_wrap() -> None:
+    low, high = sk.asarray([-128], dtype=sk.int8), sk.asarray([127], dtype=sk.int8)
+    assert not sk.isclose(low, high, rtol=0, atol=2).item()
+    three, five = (sk.asarray([n], dtype=sk.uint8) for n in (3, 5))
+    assert sk.isclose(three, five, rtol=0, atol=3).item()
+    assert sk.isclose(sk.asarray([3], dtype=sk.uint64), 3).item()
+    assert sk.isclose([True], [True]).item()
+
+
+def test_lists_of_integers_go_straight_to_their_type() -> None:
+    for make in (sk.asarray, sk.function(lambda x, dtype: sk.asarray(x, dtype=dtype))):
+        wide = make([2**63 + 1, 0], dtype=sk.uint64)
+        assert wide.dtype is sk.uint64 and wide.numpy().tolist() == [2**63 + 1, 0]
+    with pytest.raises(DTypeError, match="300 is out of bounds for uint8"):
+        sk.asarray([300], dtype=sk.uint8)
+    assert sk.asarray([1.5, 2], dtype=sk.int8).numpy().tolist() == [1, 2]
+    assert sk.asarray([True, 2], dtype=sk.uint8).numpy().tolist() == [1, 2]

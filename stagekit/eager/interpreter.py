@@ -83,7 +83,8 @@ class Eager(Interpreter):
 def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
     """A fresh array of a supported type: Python numbers by the defaults, NumPy's own types kept.
 
-    Lists of floats go straight to a float `target`, without a rounding in between.
+    Lists of Python numbers go straight to a `target` that holds their kind: without a rounding in
+    between, and DTypeError for an integer that it does not hold.
     """
     if isinstance(obj, Number):
         return scalar(obj, dtype(obj.weak))
@@ -102,11 +103,14 @@ def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
     kinds = _kinds(obj)
-    if target is None or not target.inexact:
+    if array.dtype.kind == "f" and kinds <= {int, bool}:  # NumPy's meeting of int64 and uint64
+        array = np.array(_plain(obj), object)
+    whole = target is not None and target.kind in ("int", "uint") and kinds <= {int, bool}
+    if target is None or not (target.inexact or whole):
         target = promote(list(kinds)) if kinds else default_float
     if target.kind in ("int", "uint") and array.size:
-        require_in_range(array.min().item(), target)
-        require_in_range(array.max().item(), target)
+        require_in_range(int(array.min()), target)
+        require_in_range(int(array.max()), target)
     return converted(imported(array), target.numpy)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError
+from stagekit.op import weak_type
 from stagekit.ops.elementwise import polygamma_op
 from stagekit.source import here
-from stagekit.types import as_integer, same_shape
+from stagekit.types import as_integer, default_float, float64, same_shape
 
 # ----- special functions --------------------------------------------------------------------------
 
@@ -59,7 +60,9 @@ def xlogy(x: Any, y: Any, /) -> Any:
     >>> sk.xlogy(sk.asarray([0.0, 2.0]), sk.asarray([0.0, 1.0]))
     tensor([0., 0.], dtype=float32)
     """
-    x, y = ops.asarray(x), ops.asarray(y)
+    x, y = (a if weak_type(a) else ops.asarray(a) for a in (x, y))
+    kind = ops.result_type(x, y)
+    x, y = (ops.asarray(a, dtype=kind if kind.inexact else default_float) for a in (x, y))
     finite = ops.logical_and(y > 0, ops.isfinite(y))
     nothing = ops.logical_and(x == 0, ops.logical_not(ops.logical_or(finite, ops.isnan(y))))
     return ops.where(nothing, 0.0, x * ops.log(ops.where(nothing, 1.0, y)))
@@ -134,7 +137,8 @@ def isclose(
     >>> sk.isclose(sk.asarray([1.0, sk.inf]), sk.asarray([1.0000001, sk.inf]))
     tensor([ True,  True], dtype=bool)
     """
-    x1, x2 = ops.asarray(x1), ops.asarray(x2)
+    # The difference of integers is taken in float64: in their own type it would wrap.
+    x1, x2 = (x if x.dtype.inexact else ops.astype(x, float64) for x in map(ops.asarray, (x1, x2)))
     near = ops.abs(ops.subtract(x1, x2)) <= ops.add(atol, ops.multiply(rtol, ops.abs(x2)))
     close = ops.where(ops.isfinite(x2), near, ops.equal(x1, x2))
     both = ops.logical_and(ops.isnan(x1), ops.isnan(x2))

@@ -24,8 +24,10 @@ from stagekit.types import (
     as_integer,
     bfloat16,
     bool_,
+    complex128,
     default_float,
     default_int,
+    float64,
     promote,
     real_of,
     require_in_range,
@@ -367,6 +369,7 @@ def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: str | No
     >>> sk.full_like(sk.zeros(2), 3)
     tensor([3., 3.], dtype=float32)
     """
+    x = asarray(x)
     return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype, device=device)
 
 
@@ -412,9 +415,10 @@ def arange(
     dtype: Any = None,
     device: str | None = None,
 ) -> Any:
-    """`start, start + step, ...` below `stop`, as `numpy.arange`: int64 for ints, else float32.
+    """`start, start + step, ...` below `stop`, as `numpy.arange`: int64 for integers.
 
-    Raises ShapeError for a step of 0.
+    Python floats give float32, tensors and NumPy's numbers the type they have in common. Raises
+    ShapeError for a step of 0, ArgumentError for what is no real number.
 
     >>> import stagekit as sk
     >>> sk.arange(1, 7, 2)
@@ -423,16 +427,36 @@ def arange(
     as_device(device)
     if stop is None:
         start, stop = 0, start
-    if step == 0:
-        raise ShapeError("arange: the step is 0", fix="give a step other than 0").located(here())
-    numbers = (start, stop, step)
-    whole = all(weak_type(n) is int or isinstance(n, np.integer) for n in numbers)
-    size: Any = -((start - stop) // step) if whole else math.ceil((stop - start) / step)
-    kind = as_dtype(dtype) if dtype is not None else (default_int if whole else default_float)
+    common = result_type(start, stop, step)
+    whole = not common.inexact
+    start, stop, step = map(_number, (start, stop, step))
+    size = _steps(start, stop, step, whole)
+    kind = as_dtype(dtype) if dtype is not None else (default_int if whole else common)
     count = iota(
         size=ops.maximum_size(size, 0), dtype=default_int if whole else as_dtype("float64")
     )
     return astype(count * step + start, kind, copy=False)
+
+
+def _number(x: Any) -> Any:
+    """The Python number that a tensor or an array of one element holds; others stay."""
+    if isinstance(x, np.ndarray) and x.size != 1:
+        raise ArgumentError(
+            f"arange: an operand has the shape {x.shape}", fix="give numbers"
+        ).located(here())
+    return x.item() if isinstance(x, (Cell, np.ndarray, np.generic)) else x
+
+
+def _steps(start: Any, stop: Any, step: Any, whole: bool) -> Any:
+    """How many steps `arange` takes; negative where there are none."""
+    try:
+        if step != 0:
+            return -((start - stop) // step) if whole else math.ceil((stop - start) / step)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(
+            f"arange: from {start!r} to {stop!r} by {step!r}", fix="give finite real numbers"
+        ).located(here()) from None
+    raise ShapeError("arange: the step is 0", fix="give a step other than 0").located(here())
 
 
 def linspace(
@@ -447,20 +471,25 @@ def linspace(
 ) -> Any:
     """`num` evenly spaced numbers from `start` to `stop`, as `numpy.linspace`.
 
+    Python numbers give float32 (or complex64), tensors and NumPy's the type they have in common.
+
     >>> import stagekit as sk
     >>> sk.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ], dtype=float32)
     """
     as_device(device)
-    wide = as_dtype("float64")
+    common = result_type(start, stop)
+    wide = complex128 if common.kind == "complex" else float64
+    start, stop = asarray(start, dtype=wide), asarray(stop, dtype=wide)
     (num,) = as_shape("linspace", num)
     steps = ops.maximum_size(num - 1 if endpoint else num, 1)
-    count = iota(size=num, dtype=wide)
+    count = iota(size=num, dtype=float64)
     values = count * ((stop - start) / steps) + start
     if endpoint:
         last = ops.logical_and(count == num - 1, count > 0)
-        values = ops.where(last, asarray(stop, dtype=wide), values)
-    kind = default_float if dtype is None else as_dtype(dtype)
+        values = ops.where(last, stop, values)
+    natural = common if common.inexact else default_float
+    kind = natural if dtype is None else as_dtype(dtype)
     return astype(values if kind.inexact else ops.floor(values), kind, copy=False)
 
 
@@ -499,7 +528,8 @@ def tril(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 0.],
             [1., 1.]], dtype=float32)
     """
-    return ops.where(_offset(*_matrix("tril", x).shape[-2:]) <= k, x, zeros((), dtype=x.dtype))
+    x, k = _matrix("tril", x), as_integer("tril", "k", k)
+    return ops.where(_offset(*x.shape[-2:]) <= k, x, zeros((), dtype=x.dtype))
 
 
 def triu(x: Any, /, *, k: int = 0) -> Any:
@@ -510,10 +540,12 @@ def triu(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 1.],
             [0., 1.]], dtype=float32)
     """
-    return ops.where(_offset(*_matrix("triu", x).shape[-2:]) >= k, x, zeros((), dtype=x.dtype))
+    x, k = _matrix("triu", x), as_integer("triu", "k", k)
+    return ops.where(_offset(*x.shape[-2:]) >= k, x, zeros((), dtype=x.dtype))
 
 
 def _matrix(op: str, x: Any) -> Any:
+    x = asarray(x)
     if x.ndim < 2:
         raise ShapeError(
             f"{op}: shape {shape_text(x.shape)} has fewer than 2 axes", fix="give a matrix"
@@ -532,6 +564,12 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Any, ...]:
         raise ArgumentError(f"meshgrid: indexing is {indexing!r}", fix="use 'xy' or 'ij'").located(
             here()
         )
+    arrays = tuple(ops.reshape(x, (1,)) if x.ndim == 0 else x for x in map(asarray, arrays))
+    for x in arrays:
+        if x.ndim != 1:
+            raise ShapeError(
+                f"meshgrid: an operand has the shape {shape_text(x.shape)}", fix="give 1-d tensors"
+            ).located(here())
     order = list(range(len(arrays)))
     if indexing == "xy" and len(arrays) > 1:
         order[:2] = [1, 0]
