@@ -138,7 +138,7 @@ def dtype(obj: Any) -> DType:
     try:
         found = np.dtype(obj)
         return bfloat16 if found.name == "bfloat16" else _OF_NUMPY[found.newbyteorder("=")]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise DTypeError(
             f"dtype: {obj!r} is not supported", fix=f"use one of {', '.join(DTYPES)}"
         ).located(here()) from None

@@ -714,3 +714,47 @@ def test_a_notebook_shows_the_users_frames() -> None:
     text = "\n".join(error._render_traceback_())
     assert "sk.squeeze(x, axis=0)" in text and "stagekit" + os.sep not in text
     assert text.endswith(str(error))
+
+
+# ----- arguments that are none --------------------------------------------------------------------
+
+ONES = sk.ones((2, 2))
+ARGUMENTS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: sk.arange(float("nan")), "arange: from 0 to nan by 1"),
+    (lambda: sk.arange(2j), "arange: from 0 to 2j by 1"),
+    (lambda: sk.meshgrid(ONES), r"meshgrid: an operand has the shape \(2, 2\)"),
+    (lambda: sk.pad(ONES, 1.5), "pad: a width is 1.5"),
+    (lambda: sk.pad(ONES[:0], 1, "edge"), r"pad: axis 0 of shape \(0, 2\) has nothing to repeat"),
+    (lambda: sk.roll(ONES, (1, 2, 3), axis=(0, 1)), "roll: 3 shifts of 2 axes"),
+    (lambda: sk.roll(ONES, 1.5), "roll: shift is 1.5"),
+    (lambda: sk.diag(ONES[0], 1.5), "diag: k is 1.5"),
+    (lambda: sk.diagonal(ONES, "x"), "diagonal: offset is 'x'"),
+    (lambda: sk.tril(ONES, k="x"), "tril: k is 'x'"),
+    (lambda: sk.tensordot(ONES, ONES, axes=None), "tensordot: axes is None"),
+    (lambda: sk.permute_dims(ONES, 1), "permute_dims: axes"),
+    (lambda: sk.einsum(3, ONES), "einsum: subscripts are 3"),
+    (lambda: sk.zeros(2, dtype=ONES), "dtype: tensor"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call, text", ARGUMENTS, ids=[text for _, text in ARGUMENTS])
+def test_a_wrong_argument_is_named_alike_in_both_stages(call: Callable[[], Any], text: str) -> None:
+    found = []
+    for run in (call, sk.function(call)):
+        with pytest.raises(errors.StagekitError, match=text) as caught:
+            run()
+        assert caught.value.fix
+        found.append((type(caught.value), str(caught.value)))
+    assert found[0] == found[1]
+
+
+def test_lists_and_scalars_are_operands() -> None:
+    rows = [[1, 2], [3, 4]]
+    for name in ("zeros_like", "ones_like", "tril", "triu", "matrix_transpose", "unstack"):
+        made = getattr(sk, name)(rows)
+        wanted = getattr(sk, name)(sk.asarray(rows))
+        assert np.array_equal(np.asarray(made), np.asarray(wanted))
+    assert np.array_equal(sk.swapaxes(rows, 0, 1).numpy(), np.array(rows).T)
+    assert np.array_equal(sk.moveaxis(rows, 0, 1).numpy(), np.array(rows).T)
+    for mine, numpys in zip(sk.meshgrid(1, [2, 3]), np.meshgrid(1, [2, 3]), strict=True):
+        assert np.array_equal(mine.numpy(), numpys)

@@ -192,6 +192,7 @@ def permute_dims(x: Any, /, axes: Any = None) -> Any:
     """
     x = ops.asarray(x)
     axes = range(x.ndim)[::-1] if axes is None else axes
+    axes = axes if isinstance(axes, (tuple, list, range)) else (axes,)
     order = tuple(normalize_axis("permute_dims", a, x.ndim) for a in axes)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(
@@ -211,6 +212,7 @@ def matrix_transpose(x: Any, /) -> Any:
     >>> sk.matrix_transpose(sk.zeros((5, 2, 3))).shape
     (5, 3, 2)
     """
+    x = ops.asarray(x)
     if x.ndim < 2:
         raise ShapeError(
             f"matrix_transpose: shape {shape_text(x.shape)} has fewer than 2 axes",
@@ -226,6 +228,7 @@ def swapaxes(x: Any, /, axis1: int, axis2: int) -> Any:
     >>> sk.swapaxes(sk.zeros((2, 3, 4)), 0, 2).shape
     (4, 3, 2)
     """
+    x = ops.asarray(x)
     order = list(range(x.ndim))
     a, b = (normalize_axis("swapaxes", k, x.ndim) for k in (axis1, axis2))
     order[a], order[b] = order[b], order[a]
@@ -239,6 +242,7 @@ def moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
     >>> sk.moveaxis(sk.zeros((2, 3, 4)), 0, -1).shape
     (3, 4, 2)
     """
+    x = ops.asarray(x)
     pair = [a if isinstance(a, (tuple, list)) else (a,) for a in (source, destination)]
     if len(pair[0]) != len(pair[1]):
         raise ShapeError(
@@ -493,6 +497,11 @@ def pad(x: Any, /, pad_width: Any, mode: str = "constant", *, constant_values: A
         ).located(here())
     for axis, (before, after) in enumerate(widths):
         if before or after:
+            if x.shape[axis] == 0:
+                raise ShapeError(
+                    f"pad: axis {axis} of shape {shape_text(x.shape)} has nothing to repeat",
+                    fix="use mode='constant'",
+                ).located(here())
             x = ops.take(x, _MODES[mode](x.shape[axis], before, after), axis=axis)
     return x
 
@@ -503,13 +512,18 @@ def _widths(x: Any, given: Any) -> list[tuple[int, int]]:
         width = (width, width)
     if not any(isinstance(w, (tuple, list)) for w in width):
         width = [width] * max(x.ndim, 1)
-    pairs = [(int(w[0]), int(w[-1])) for w in (width * x.ndim if len(width) == 1 else width)]
+    width = [w if isinstance(w, (tuple, list)) else (w,) for w in width]
+    pairs = [(_width(w[0]), _width(w[-1])) for w in (width * x.ndim if len(width) == 1 else width)]
     if (len(pairs) != x.ndim and x.ndim) or any(n < 0 for pair in pairs for n in pair):
         raise ShapeError(
             f"pad: pad_width {given} does not fit shape {shape_text(x.shape)}",
             fix="give a pair of widths of 0 or more for each axis",
         ).located(here())
     return pairs[: x.ndim]
+
+
+def _width(n: Any) -> int:
+    return int(as_integer("pad", "a width", n))
 
 
 def _places(n: Any, low: int, high: int) -> Any:
@@ -649,6 +663,7 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
     >>> len(sk.unstack(sk.zeros((3, 2))))
     3
     """
+    x = ops.asarray(x)
     axis = normalize_axis("unstack", axis, x.ndim)
     lead = (builtins.slice(None),) * axis
     return tuple(x[(*lead, i)] for i in range(x.shape[axis]))
@@ -741,10 +756,14 @@ def roll(x: Any, /, shift: Any, *, axis: Any = None) -> Any:
     x = ops.asarray(x)
     if axis is None:
         return reshape(roll(reshape(x, -1), shift, axis=0), x.shape)
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    shifts = shift if isinstance(shift, tuple) else (shift,) * len(axes)
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    shifts = shift if isinstance(shift, (tuple, list)) else (shift,) * len(axes)
+    if len(axes) != len(shifts):
+        raise ShapeError(
+            f"roll: {len(shifts)} shifts of {len(axes)} axes", fix="pair them up"
+        ).located(here())
     for a, s in zip(axes, shifts, strict=True):
-        a = normalize_axis("roll", a, x.ndim)
+        a, s = normalize_axis("roll", a, x.ndim), as_integer("roll", "shift", s)
         n = x.shape[a]
         lead, cut = (builtins.slice(None),) * a, n - s % maximum(n, 1)
         x = concat([x[(*lead, builtins.slice(cut, n))], x[(*lead, builtins.slice(0, cut))]], axis=a)

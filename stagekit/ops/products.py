@@ -11,10 +11,11 @@ from collections.abc import Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import stagekit.ops as ops
-from stagekit.errors import DTypeError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.source import here
 from stagekit.symbolic import maximum, minimum, plain, product
 from stagekit.types import (
+    as_integer,
     bool_,
     broadcast_shapes,
     default_int,
@@ -119,6 +120,10 @@ def einsum(subscripts: str, /, *operands: Any) -> Any:
     tensor([[3.],
             [3.]], dtype=float32)
     """
+    if not isinstance(subscripts, str):
+        raise ArgumentError(
+            f"einsum: subscripts are {subscripts!r}", fix='give a text such as "ij,jk->ik"'
+        ).located(here())
     tensors = [ops.asarray(x) for x in operands]
     inputs, output = _parsed(subscripts, [x.ndim for x in tensors])
     kind = ops.result_type(*tensors)
@@ -211,6 +216,7 @@ def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2) -> Any:
     if isinstance(axes, (tuple, list)):
         pair = [tuple(a) if isinstance(a, (tuple, list)) else (a,) for a in axes]
     else:
+        axes = as_integer("tensordot", "axes", axes)
         fits = 0 <= axes <= min(x.ndim, y.ndim)
         pair = [tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))] if fits else [(), (0,)]
     if len(pair) != 2 or len(pair[0]) != len(pair[1]):
@@ -328,6 +334,7 @@ def diagonal(x: Any, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     """
     x = ops.asarray(x)
     a, b = (normalize_axis("diagonal", k, x.ndim) for k in (axis1, axis2))
+    offset = as_integer("diagonal", "offset", offset)
     if a == b:
         raise ShapeError(
             f"diagonal: axes {axis1} and {axis2} are one", fix="name two axes"
@@ -360,6 +367,7 @@ def diag(x: Any, /, k: int = 0) -> Any:
     x = ops.asarray(x)
     if x.ndim == 2:
         return diagonal(x, k)
+    k = as_integer("diag", "k", k)
     if x.ndim != 1:
         raise ShapeError(
             f"diag: shape {shape_text(x.shape)} has {x.ndim} axes", fix="give 1 or 2 axes"
