@@ -722,6 +722,8 @@ ONES = sk.ones((2, 2))
 ARGUMENTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: sk.arange(float("nan")), "arange: from 0 to nan by 1"),
     (lambda: sk.arange(2j), "arange: from 0 to 2j by 1"),
+    (lambda: sk.eye(1.5), "eye: a size is 1.5"),
+    (lambda: sk.eye(2, k=0.5), "eye: k is 0.5"),
     (lambda: sk.meshgrid(ONES), r"meshgrid: an operand has the shape \(2, 2\)"),
     (lambda: sk.pad(ONES, 1.5), "pad: a width is 1.5"),
     (lambda: sk.pad(ONES[:0], 1, "edge"), r"pad: axis 0 of shape \(0, 2\) has nothing to repeat"),

@@ -444,7 +444,7 @@ def _number(x: Any) -> Any:
         raise ArgumentError(
             f"arange: an operand has the shape {x.shape}", fix="give numbers"
         ).located(here())
-    return x.item() if isinstance(x, (Cell, np.ndarray, np.generic)) else x
+    return x.item() if isinstance(x, (Tensor, np.ndarray, np.generic)) else x
 
 
 def _steps(start: Any, stop: Any, step: Any, whole: bool) -> Any:
@@ -510,7 +510,8 @@ def eye(
             [0., 1.]], dtype=float32)
     """
     as_device(device)
-    n_cols = n_rows if n_cols is None else n_cols
+    n_rows, n_cols = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    k = as_integer("eye", "k", k)
     return astype(_offset(n_rows, n_cols) == k, default_float if dtype is None else dtype)
 
 
