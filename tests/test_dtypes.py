@@ -459,3 +459,13 @@ def test_lists_of_integers_go_straight_to_their_type() -> None:
         sk.asarray([300], dtype=sk.uint8)
     assert sk.asarray([1.5, 2], dtype=sk.int8).numpy().tolist() == [1, 2]
     assert sk.asarray([True, 2], dtype=sk.uint8).numpy().tolist() == [1, 2]
+
+
+def test_a_mean_of_float16_is_in_range_where_the_sum_is_not() -> None:
+    x = sk.full((8,), 6e4, dtype=sk.float16)
+    for function, expected in ((sk.mean, x[0].item()), (sk.var, 0.0), (sk.std, 0.0)):
+        for run in (function, sk.function(function)):
+            assert run(x).dtype is sk.float16
+            assert run(x).item() == expected
+    assert sk.grad(sk.mean)(x).numpy().tolist() == [0.125] * 8
+    assert sk.mean(sk.astype(x, sk.bfloat16)).dtype is sk.var(sk.astype(x, sk.bfloat16)).dtype

@@ -23,8 +23,10 @@ from stagekit.types import (
     bool_,
     default_float,
     default_int,
+    float32,
     normalize_axes,
     normalize_axis,
+    real_of,
     shape_text,
 )
 
@@ -429,6 +431,11 @@ def _inexact(x: Any) -> Any:
     return x if x.dtype.inexact else ops.astype(x, default_float)
 
 
+def _widened(x: Any) -> Any:
+    """Floats of 16 bits in float32: a mean is in range where the sum it divides is not."""
+    return ops.astype(x, float32) if x.dtype.itemsize == 2 else x
+
+
 def _count(x: Any, axes: Axes) -> Any:
     return product(x.shape[k] for k in axes)
 
@@ -442,7 +449,8 @@ def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
     """
     x = _inexact(x)
     axes = normalize_axes("mean", axis, x.ndim)
-    return sum(x, axis=axes, keepdims=keepdims) / _count(x, axes)
+    out = sum(_widened(x), axis=axes, keepdims=keepdims) / _count(x, axes)
+    return ops.astype(out, x.dtype, copy=False)
 
 
 def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
@@ -456,9 +464,11 @@ def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool 
     """
     x = _inexact(x)
     axes = normalize_axes("var", axis, x.ndim)
-    deviation = x - mean(x, axis=axes, keepdims=True)
+    wide = _widened(x)
+    deviation = wide - mean(wide, axis=axes, keepdims=True)
     squares = sum(ops.real(deviation * ops.conj(deviation)), axis=axes, keepdims=keepdims)
-    return squares / ops.maximum_size(_count(x, axes) - correction, 0)
+    out = squares / ops.maximum_size(_count(x, axes) - correction, 0)
+    return ops.astype(out, real_of(x.dtype), copy=False)
 
 
 def std(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
