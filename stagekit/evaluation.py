@@ -29,6 +29,7 @@ FAILURES = (
     ArithmeticError,
     AttributeError,
     MemoryError,
+    CheckError,
 )
 
 

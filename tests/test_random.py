@@ -770,3 +770,14 @@ def test_a_range_that_the_type_cannot_hold_is_refused() -> None:
             with pytest.raises(ArgumentError, match="cannot hold high - low"):
                 fn()
     assert sk.isfinite(sk.random.uniform(-3e38, 3e38, dtype="float64"))
+
+
+def test_logits_that_choose_nothing_are_told_at_the_users_line() -> None:
+    def draw(logits: Any) -> Any:
+        return sk.random.categorical(logits)
+
+    for run in (draw, sk.function(draw)):
+        with pytest.raises(CheckError, match="categorical: logits") as caught:
+            run(sk.full((2,), -sk.inf))
+        assert caught.value.location is not None
+        assert caught.value.location.lineno == draw.__code__.co_firstlineno + 1
