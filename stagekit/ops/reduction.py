@@ -431,7 +431,7 @@ def _inexact(x: Any) -> Any:
     return x if x.dtype.inexact else ops.astype(x, default_float)
 
 
-def _widened(x: Any) -> Any:
+def widened(x: Any) -> Any:
     """Floats of 16 bits in float32: a mean is in range where the sum it divides is not."""
     return ops.astype(x, float32) if x.dtype.itemsize == 2 else x
 
@@ -449,7 +449,7 @@ def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
     """
     x = _inexact(x)
     axes = normalize_axes("mean", axis, x.ndim)
-    out = sum(_widened(x), axis=axes, keepdims=keepdims) / _count(x, axes)
+    out = sum(widened(x), axis=axes, keepdims=keepdims) / _count(x, axes)
     return ops.astype(out, x.dtype, copy=False)
 
 
@@ -464,7 +464,7 @@ def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool 
     """
     x = _inexact(x)
     axes = normalize_axes("var", axis, x.ndim)
-    wide = _widened(x)
+    wide = widened(x)
     deviation = wide - mean(wide, axis=axes, keepdims=True)
     squares = sum(ops.real(deviation * ops.conj(deviation)), axis=axes, keepdims=keepdims)
     out = squares / ops.maximum_size(_count(x, axes) - correction, 0)

@@ -7,7 +7,8 @@ from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
-from stagekit.nn.functional.operands import along_channels, floating, widened
+from stagekit.nn.functional.operands import along_channels, floating
+from stagekit.ops.reduction import widened
 from stagekit.source import here
 from stagekit.types import normalize_axis, shape_text
 

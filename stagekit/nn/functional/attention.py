@@ -6,7 +6,8 @@ from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
-from stagekit.nn.functional.operands import floating, widened
+from stagekit.nn.functional.operands import floating
+from stagekit.ops.reduction import widened
 from stagekit.source import here
 from stagekit.types import bool_, same_size, shape_text
 

@@ -12,8 +12,8 @@ from stagekit.nn.functional.operands import (
     along_channels,
     floating,
     require_shape,
-    widened,
 )
+from stagekit.ops.reduction import widened
 from stagekit.source import here
 from stagekit.symbolic import product
 from stagekit.tensor import Variable

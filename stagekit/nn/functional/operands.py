@@ -8,7 +8,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.source import here
-from stagekit.types import as_integer, default_float, float32, same_shape, shape_text
+from stagekit.types import as_integer, default_float, same_shape, shape_text
 
 Shape = tuple[Any, ...]
 
@@ -21,11 +21,6 @@ def floating(op: str, x: Any) -> Any:
             f"{op}: an operand is {x.dtype}", fix="take sk.real or sk.abs first"
         ).located(here())
     return x if x.dtype.kind == "float" else ops.astype(x, default_float)
-
-
-def widened(x: Any) -> Any:
-    """A tensor of floats to compute statistics in: of 16 bits, in float32."""
-    return ops.astype(x, float32) if x.dtype.itemsize == 2 else x
 
 
 def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
