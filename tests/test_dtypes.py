@@ -411,3 +411,12 @@ def test_a_number_is_written_into_a_tensor_in_its_type() -> None:
     x[0] = 16777217.0
     x[np.array([False, True, False])] = 16777217.0
     assert x.at[2].add(0.1).tolist() == [16777217.0, 16777217.0, 0.1]
+
+
+def test_lists_of_wide_integers() -> None:
+    assert sk.asarray([0, 2**63], dtype=sk.uint64).tolist() == [0, 2**63]
+    assert sk.asarray([[True, 2**64 - 1]], dtype="uint64").tolist() == [[1, 2**64 - 1]]
+    with pytest.raises(DTypeError, match="out of bounds for uint8"):
+        sk.asarray([0, 256], dtype=sk.uint8)
+    assert sk.asarray([], dtype=sk.int8).dtype is sk.int8
+    assert sk.eye(2, k=2**63).tolist() == sk.triu(sk.ones((2, 2)), k=2**70).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -482,7 +483,14 @@ def eye(
     """
     as_device(device)
     n_cols = n_rows if n_cols is None else n_cols
-    return astype(_offset(n_rows, n_cols) == k, default_float if dtype is None else dtype)
+    hit = _offset(n_rows, n_cols) == _diagonal("eye", k)
+    return astype(hit, default_float if dtype is None else dtype)
+
+
+def _diagonal(op: str, k: Any) -> Any:
+    """The number of a diagonal, as one that int64 holds: beyond, there is none."""
+    k = as_integer(op, "k", k)
+    return k if isinstance(k, Dim) else builtins.max(builtins.min(k, 2**62), -(2**62))
 
 
 def _offset(n: Any, m: Any) -> Any:
@@ -499,7 +507,8 @@ def tril(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 0.],
             [1., 1.]], dtype=float32)
     """
-    return ops.where(_offset(*_matrix("tril", x).shape[-2:]) <= k, x, zeros((), dtype=x.dtype))
+    below = _offset(*_matrix("tril", x).shape[-2:]) <= _diagonal("tril", k)
+    return ops.where(below, x, zeros((), dtype=x.dtype))
 
 
 def triu(x: Any, /, *, k: int = 0) -> Any:
@@ -510,7 +519,8 @@ def triu(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 1.],
             [0., 1.]], dtype=float32)
     """
-    return ops.where(_offset(*_matrix("triu", x).shape[-2:]) >= k, x, zeros((), dtype=x.dtype))
+    above = _offset(*_matrix("triu", x).shape[-2:]) >= _diagonal("triu", k)
+    return ops.where(above, x, zeros((), dtype=x.dtype))
 
 
 def _matrix(op: str, x: Any) -> Any:
