@@ -307,3 +307,11 @@ def test_errors_are_one_in_both_stages(k: int) -> None:
         sk.function(call)(M, V)
     assert str(staged.value) == str(eager.value)
     assert eager.value.location.lineno == call.__code__.co_firstlineno  # type: ignore[attr-defined]
+
+
+def test_a_python_number_takes_the_type_of_what_it_is_sought_in() -> None:
+    x = sk.asarray([0, 7], dtype=sk.uint64)
+    for f in (sk.isin, sk.function(sk.isin)):
+        assert f(x, 7).tolist() == [False, True]
+        assert f(7, x).item() is True
+        assert f(3, 4).item() is False
