@@ -40,7 +40,7 @@ class ConcreteFunction:
 
     >>> import stagekit as sk
     >>> c = sk.function(lambda x: x * x).trace(sk.TensorSpec(("n",)))
-    >>> c.graph.count("multiply"), c(sk.full(2, 3.0))[0].tolist()
+    >>> c.graph.count("multiply"), c(sk.full(2, 3.0)).tolist()
     (1, [9.0, 9.0])
     """
 
