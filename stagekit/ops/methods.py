@@ -182,13 +182,17 @@ def _named(name: str, function: Any, meaning: str, example: str, result: str) ->
     _attach(name, function)
 
 
+def _transpose(self: Any, *axes: Any) -> Any:
+    return ops.transpose(self, _spread(axes) or None)
+
+
 _ROW = "tensor([0., 1., 2., 3.], dtype=float32)"
 _named("reshape", lambda self, *shape: ops.reshape(self, _spread(shape)),
        "The elements in another shape, given as one tuple or several sizes",
        "x.reshape(4)", _ROW)  # fmt: skip
 _named("ravel", lambda self: ops.reshape(self, -1), "The elements in a row", "x.ravel()", _ROW)
 _named("flatten", lambda self: ops.reshape(self, -1), "The elements in a row", "x.flatten()", _ROW)
-_named("transpose", lambda self, *axes: ops.transpose(self, _spread(axes) or None),
+_named("transpose", _transpose,
        "The axes in another order, reversed where none is given",
        "x.transpose().tolist()", "[[0.0, 2.0], [1.0, 3.0]]")  # fmt: skip
 _named("copy", lambda self: ops.alias(self), "A tensor of the same value",
