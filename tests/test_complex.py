@@ -154,3 +154,11 @@ def test_state_of_a_complex_variable(tmp_path: Path) -> None:
     back = sk.load(tmp_path / "v")
     assert np.array_equal(back["v"].numpy(), v.numpy())
     assert back["k"] == 2 - 1j
+
+
+def test_a_complex_constant_is_compared_with_the_numbers_of_rules() -> None:
+    x = sk.asarray([1 + 2j, -3j])
+    for number in (1 + 0j, 0j, complex(0, -0.0), 1j):
+        f = sk.function(lambda x: x * sk.full((2,), number) + number)
+        traced, ran = f(x), f(x)
+        assert np.array_equal(traced.numpy(), ran.numpy())

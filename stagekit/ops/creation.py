@@ -156,6 +156,8 @@ stop_gradient = _identity(
     differentiable=False,
     doc="""The operand as a constant for differentiation, in reverse and forward mode.
 
+    Source: `jax.lax.stop_gradient`.
+
     >>> import stagekit as sk
     >>> sk.grad(lambda x: x * sk.stop_gradient(x))(3.0)
     tensor(3., dtype=float32)

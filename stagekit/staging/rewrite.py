@@ -127,11 +127,12 @@ def _matches(pattern: Node, node: Node, found: dict[Node, Node], variables: set[
 
 
 def _is_filled(array: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> bool:
-    """Whether every element is the number `value`, sign of zero included."""
-    if not array.size:
+    """Whether every element is the number `value`, signs of zeros included."""
+    wanted = value.astype(array.dtype)
+    if not array.size or not np.all(array == wanted):
         return False
-    same = array == value.astype(array.dtype)
-    return bool(np.all(same) and np.all(np.signbit(array) == np.signbit(value)))
+    parts = (array.real, wanted.real), (array.imag, wanted.imag)
+    return all(bool(np.all(np.signbit(a) == np.signbit(b))) for a, b in parts)
 
 
 def _instance(
