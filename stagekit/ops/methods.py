@@ -144,7 +144,9 @@ def _method(name: str) -> None:
     _attach(name, method)
 
 
-for _name in ("astype", "clip", "nonzero", "repeat", "squeeze", "swapaxes", "take"):
+for _name in (
+    "astype", "clip", "diagonal", "nonzero", "repeat", "squeeze", "swapaxes", "take", "trace",
+):  # fmt: skip
     _method(_name)
 
 
@@ -195,6 +197,32 @@ _named("flatten", lambda self: ops.reshape(self, -1), "The elements in a row", "
 _named("transpose", _transpose,
        "The axes in another order, reversed where none is given",
        "x.transpose().tolist()", "[[0.0, 2.0], [1.0, 3.0]]")  # fmt: skip
+
+
+def _argsort(self: Any, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Any:
+    return ops.argsort(self, axis=axis, descending=descending, stable=stable)
+
+
+def _running(name: str) -> Callable[..., Any]:
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def running(self: Any, axis: int | None = None, *, dtype: Any = None) -> Any:
+        flat = ops.reshape(self, -1) if axis is None else self
+        return op(flat, axis=axis or 0, dtype=dtype)
+
+    return running
+
+
+_named("argsort", _argsort, "The places of the elements in sorted order, NaN last",
+       "x.argsort().tolist()", "[[0, 1], [0, 1]]")  # fmt: skip
+_named("conj", lambda self: ops.conj(self), "The complex conjugate, of a real number itself",
+       "(x * 1j).conj()[1]", "tensor([0.-2.j, 0.-3.j], dtype=complex64)")  # fmt: skip
+_named("cumsum", _running("cumulative_sum"),
+       "The sums of all elements up to each, along `axis` or in a row",
+       "x.cumsum()", "tensor([0., 1., 3., 6.], dtype=float32)")  # fmt: skip
+_named("cumprod", _running("cumulative_prod"),
+       "The products of all elements up to each, along `axis` or in a row",
+       "x.cumprod(0).tolist()", "[[0.0, 1.0], [0.0, 3.0]]")  # fmt: skip
 _named("copy", lambda self: ops.alias(self), "A tensor of the same value",
        "x.copy() is x", "False")  # fmt: skip
 _named("fill", lambda self, value: ops.setitem(self, ..., value), "Every element replaced in place",
@@ -219,6 +247,8 @@ def _transposed(self: Any) -> Any:
 
 _attach("T", property(_transposed))
 _attach("mT", property(ops.matrix_transpose))
+_attach("real", property(ops.real))
+_attach("imag", property(ops.imag))
 
 
 def _to_device(self: Any, device: str, /, *, stream: Any = None) -> Any:
