@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full lint types bench clean setup
+.PHONY: demo test test-full test-torch lint types bench clean setup
 
 setup: $(STAMP)
 
@@ -30,9 +30,15 @@ test: lint types
 test-full: lint types
 	$(BIN)/python -m pytest --full
 
+# Neural ops against torch, in an environment of its own: it is large, and no dependency.
+test-torch: pyproject.toml
+	test -x $(VENV)-torch/bin/python || $(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'torch>=2.9'
+	$(VENV)-torch/bin/python -m pytest -s tests/test_torch.py
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-torch build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find stagekit tests examples benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import digits, gradient, imports, jacobian, neural, small, sorting
+from benchmarks import digits, fourier, gradient, imports, jacobian, neural, small, sorting
 from benchmarks.timing import machine
 
 MODULES = {
@@ -15,6 +15,7 @@ MODULES = {
     "digits": digits,
     "neural": neural,
     "sorting": sorting,
+    "fourier": fourier,
 }
 
 

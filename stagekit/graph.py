@@ -36,6 +36,7 @@ class Graph:
     """Inputs, outputs, and the `checks` that must run though nothing uses their values.
 
     `lines` gives a node the user's source lines that made it (several, where equal nodes merged).
+    Source: `docs/architecture.md`.
 
     >>> text = "graph twice(%x: f32[n])\\n  %0: f32[n] = add(%x, %x)\\n  return %0\\n"
     >>> str(Graph.parse(text)) == text

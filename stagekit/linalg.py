@@ -33,6 +33,8 @@ __all__ = [
 class EigResult(NamedTuple):
     """Eigenvalues in LAPACK's order, and the eigenvectors in the columns of a matrix.
 
+    Source: `numpy.linalg.eig`.
+
     >>> EigResult._fields
     ('eigenvalues', 'eigenvectors')
     """
@@ -43,6 +45,8 @@ class EigResult(NamedTuple):
 
 class EighResult(NamedTuple):
     """Ascending eigenvalues, and the eigenvectors in the columns of a matrix.
+
+    Source: `numpy.linalg.eigh`.
 
     >>> EighResult._fields
     ('eigenvalues', 'eigenvectors')
@@ -55,6 +59,8 @@ class EighResult(NamedTuple):
 class QRResult(NamedTuple):
     """An orthogonal matrix, and an upper triangular one.
 
+    Source: `numpy.linalg.qr`.
+
     >>> QRResult._fields
     ('Q', 'R')
     """
@@ -65,6 +71,8 @@ class QRResult(NamedTuple):
 
 class SlogdetResult(NamedTuple):
     """The sign of a determinant, and the logarithm of its absolute value.
+
+    Source: `numpy.linalg.slogdet`.
 
     >>> SlogdetResult._fields
     ('sign', 'logabsdet')
@@ -77,6 +85,8 @@ class SlogdetResult(NamedTuple):
 class SVDResult(NamedTuple):
     """Left singular vectors (columns), descending singular values, right ones (rows).
 
+    Source: `numpy.linalg.svd`.
+
     >>> SVDResult._fields
     ('U', 'S', 'Vh')
     """
@@ -88,6 +98,8 @@ class SVDResult(NamedTuple):
 
 class LstsqResult(NamedTuple):
     """What `lstsq` gives.
+
+    Source: `numpy.linalg.lstsq`.
 
     >>> LstsqResult._fields
     ('solution', 'residuals', 'rank', 'singular_values')

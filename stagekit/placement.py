@@ -16,7 +16,7 @@ _chosen: ContextVar[str] = ContextVar("device", default="cpu")
 
 
 def devices() -> list[str]:
-    """The names of the devices that exist here.
+    """The names of the devices that exist here, as `devices` of the Array API standard.
 
     >>> devices()
     ['cpu']
@@ -26,6 +26,8 @@ def devices() -> list[str]:
 
 def device(name: str) -> AbstractContextManager[None]:
     """Inside the block tensors are made on the device `name`. Raises DeviceError if there is none.
+
+    Source: `tf.device`.
 
     >>> with device("cpu"):
     ...     as_device(None)

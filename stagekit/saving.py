@@ -46,6 +46,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     The file is replaced only when all is written. An object that occurs twice is stored once. Any
     safetensors reader finds the buffers, named by their paths. Raises DTypeError naming the path
     of a leaf that is none of these, or of a dict key that is not str, int or bool.
+    Source: `torch.save`; the format is that of safetensors.
 
     >>> import tempfile, stagekit as sk
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +86,13 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     A file of another writer loads as a dict of its tensors.
 
     Raises ArtifactError for a file that is not well-formed, and for one that does not fit `like`,
-    listing every path that is missing, extra, or of another shape or type.
+    listing every path that is missing, extra, or of another shape or type. Source: `torch.load`.
+
+    >>> import tempfile, stagekit as sk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sk.save(f"{folder}/state.safetensors", [sk.ones(2), 7])
+    ...     sk.load(f"{folder}/state.safetensors", like=[sk.zeros(2), 0])
+    [tensor([1., 1.], dtype=float32), 7]
     """
     path = os.fspath(path)
     contents = read(path)

@@ -24,6 +24,8 @@ class Config:
     warn_float64   warn where float64 enters float32 arithmetic, naming the line
     trap           None, or "nan": raise CheckError at the operation that makes a NaN
 
+    Source: `docs/footguns.md` and `docs/boundary.md` say what each is for.
+
     >>> Config().traceback
     'filtered'
     """

@@ -385,6 +385,7 @@ def function(fn: Any = None, /, **options: Any) -> Any:
     vary), `max_traces`, `max_paths`, `fastmath`, `cuda_graphs`, `device`, `name`.
 
     Raises ValueError for an option it does not know, TypeError for what has no Python code.
+    Source: `tf.function`.
 
     >>> import stagekit as sk
     >>> @sk.function

@@ -17,6 +17,8 @@ from stagekit.types import DType, dtype, shape_text
 class Tensor(Cell):
     """An n-dimensional array of one data type. Make one with `sk.asarray`; see its methods below.
 
+    Source: the array object of the Array API standard, and `numpy.ndarray`.
+
     >>> import stagekit as sk
     >>> x = sk.asarray([[1.0, 2.0], [3.0, 4.0]])
     >>> x.shape, x.dtype, (x + 1).sum().item()
@@ -77,6 +79,7 @@ class Variable(Tensor):
     """A tensor with a name whose value is meant to change: parameters, counters, statistics.
 
     Usable wherever a Tensor is. In a staged call all writes are committed together at its end.
+    Source: `tf.Variable`.
 
     >>> import stagekit as sk
     >>> v = sk.Variable(sk.zeros(2), name="v")

@@ -205,7 +205,8 @@ def assert_staged_equal(
     """Assert that `fn(*args)` gives the same eagerly, when traced, and when run from its trace.
 
     The same: structure, data types, shapes and elements (to the bit, or within `rtol`), or the same
-    class and text of an exception. `fn` must not change what it reads.
+    class and text of an exception. `fn` must not change what it reads. Source:
+    `numpy.testing.assert_equal`, over the stages of `docs/architecture.md`.
 
     >>> import stagekit as sk
     >>> sk.testing.assert_staged_equal(lambda x: x / 3, sk.arange(4))
@@ -245,6 +246,8 @@ def _assert_equal(eager: Any, other: Any, way: str, rtol: float) -> None:
 @contextmanager
 def count_traces(fn: Function) -> Iterator[Callable[[], int]]:
     """Count the traces that a staged function makes inside the block.
+
+    Source: `sk.function(f).cache_info()`.
 
     >>> import stagekit as sk
     >>> f = sk.function(lambda x: x + 1)

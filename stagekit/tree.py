@@ -39,6 +39,7 @@ def register_pytree(
     """Let instances of `cls` be nested structure: `flatten(obj) -> (children, aux)` and back.
 
     `aux` is hashable; `unflatten(aux, children) -> obj`. Raises ValueError if registered before.
+    Source: `optree.register_pytree_node`.
 
     >>> class Pair:
     ...     def __init__(self, a, b): self.a, self.b = a, b

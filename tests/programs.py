@@ -170,9 +170,10 @@ def _elementwise(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) 
 @builder("real", "imag", "conj")
 def _part(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     """Of a complex number made of a float, and a real number again."""
+    op = OPS[name]
 
     def run(x: Any) -> Any:
-        z = OPS[name](sk.sin(x) * (1 + 2j) + sk.cos(x) * 1j)
+        z = op(sk.sin(x) * (1 + 2j) + sk.cos(x) * 1j)
         return sk.real(z) - sk.imag(z) if name == "conj" else z
 
     return (pick(_float),), run, ""
@@ -360,7 +361,8 @@ def _scatter(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
 @builder("out")
 def _out(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     index = int(rng.integers(2))
-    return (pick(_any), pick(_any)), lambda *xs: OPS[name](*xs, index=index), f"index={index}"
+    op = OPS[name]
+    return (pick(_any), pick(_any)), lambda *xs: op(*xs, index=index), f"index={index}"
 
 
 def _matrix(x: Any) -> Any:
@@ -371,6 +373,7 @@ def _matrix(x: Any) -> Any:
     return turned + sk.asarray([[2.0, 0.0], [0.0, 5.0]], dtype=x.dtype)
 
 
+_COFACTOR = OPS["cofactor"]
 _OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
     "eigh": sk.linalg.eigvalsh,
     "eig": lambda m: sk.abs(sk.linalg.eigvals(m)),
@@ -379,32 +382,34 @@ _OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
     "slogdet": lambda m: sk.linalg.slogdet(m).logabsdet,
     "solve": lambda m: sk.linalg.solve(m, m[0]),
     "solve_triangular": lambda m: sk.linalg.solve_triangular(m, m[0], lower=True),
-    "cofactor": lambda m: OPS["cofactor"](m, m.mT),
+    "cofactor": lambda m: _COFACTOR(m, m.mT),
     **{name: getattr(sk.linalg, name) for name in ("inv", "det", "cholesky", "pinv", "expm")},
 }
 
 
 @builder(*_OF_A_MATRIX)
 def _linalg(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    return (pick(_float),), lambda x: _OF_A_MATRIX[name](_matrix(x)), ""
+    function = _OF_A_MATRIX[name]
+    return (pick(_float),), lambda x: function(_matrix(x)), ""
 
 
 @builder("undefined")
 def _undefined(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    return (pick(_float),), lambda x: x + OPS[name](sk.zeros_like(x)), "of zeros"
+    op = OPS[name]
+    return (pick(_float),), lambda x: x + op(sk.zeros_like(x)), "of zeros"
 
 
 @builder("dft", "rdft", "irdft")
 def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
-    inverse = bool(rng.random() < 0.5)
+    inverse, op = bool(rng.random() < 0.5), OPS[name]
 
     def run(x: Any) -> Any:
         x = x[:1] + sk.zeros((3, *(1 for _ in x.shape[1:])), dtype=x.dtype)
         if name == "rdft":
-            return sk.imag(OPS[name](x, axis=0))
+            return sk.imag(op(x, axis=0))
         if name == "irdft":
-            return OPS[name](x * (1 + 2j), axis=0, size=5)
-        z = OPS[name](x * (1 + 2j), axis=0, inverse=inverse)
+            return op(x * (1 + 2j), axis=0, size=5)
+        z = op(x * (1 + 2j), axis=0, inverse=inverse)
         return sk.real(z) - sk.imag(z)
 
     return (pick(lambda x: _float(x) and x.ndim > 0),), run, f"inverse={inverse}"
@@ -413,19 +418,20 @@ def _fourier(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> B
 @builder("random_bits", "random_advance", "random_normal", "random_category")
 def _random(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     kind = sk.uint32 if rng.random() < 0.5 else sk.uint64
+    op, random_bits = OPS[name], OPS["random_bits"]
 
     def run(x: Any) -> Any:
         n = sk.sum(sk.astype(x == x, sk.uint64))
         state = sk.stack([n, n + 1, n + 2])
         if name == "random_advance":
-            return sk.astype(OPS[name](state, shape=x.shape, dtype=kind), sk.int64)
+            return sk.astype(op(state, shape=x.shape, dtype=kind), sk.int64)
         wide = name == "random_category" or kind is sk.uint64
-        bits = OPS["random_bits"](state, shape=x.shape, dtype=sk.uint64 if wide else kind)
+        bits = random_bits(state, shape=x.shape, dtype=sk.uint64 if wide else kind)
         if name == "random_bits":
             return sk.astype(bits >> 3, sk.float64)
         if name == "random_category":
-            return OPS[name](sk.astype(bits >> 11, sk.float64) * 2.0**-50, bits[..., :1])
-        return sk.astype(OPS[name](bits), sk.float64)
+            return op(sk.astype(bits >> 11, sk.float64) * 2.0**-50, bits[..., :1])
+        return sk.astype(op(bits), sk.float64)
 
     return (pick(_ranked(1)),), run, str(kind)
 
@@ -461,7 +467,8 @@ def _number(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Bu
 def _identity(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if name == "barrier":
         return (pick(_any),), lambda x: ops.barrier(x, serial=1), ""
-    return (pick(_any),), lambda x: OPS[name](x), ""
+    op = OPS[name]
+    return (pick(_any),), lambda x: op(x), ""
 
 
 @sk.custom_vjp

@@ -9,6 +9,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ import pytest
 
 import stagekit as sk
 import stagekit.ops as ops
-from stagekit import linalg
+from stagekit import export, fft, linalg, random, testing
 from stagekit.errors import StagekitError
 from stagekit.kernels.reference import BOOL, COMPLEX, FLOAT, INTEGER, PART, TEST, reference
 from stagekit.nn import functional
@@ -137,17 +138,54 @@ def test_no_name_is_listed_in_vain() -> None:
 # ----- documentation ------------------------------------------------------------------------------
 
 
+PUBLIC = [sk, linalg, fft, random, functional, testing, export]
+CLASSES = [sk.Tensor, sk.Variable, sk.random.Generator, sk.GradientTape]
+
+# A function of another library, the standard, a paper, or a function here that says its own.
+SOURCE = re.compile(
+    r"`(numpy|scipy|torch|jax|tf)\.[\w.]+`|Source:|[Ss]ee `\w+`|[Aa]s `sk\."
+    r"|[Aa]rray API standard|of the standard|the standard's"
+)
+
+
+def public() -> dict[str, Any]:
+    """Functions, classes and methods that users call, an alias once, with errors left out."""
+    found: dict[int, tuple[str, Any]] = {}
+    for module in PUBLIC:
+        for name in module.__all__:
+            obj = getattr(module, name)
+            plain = isinstance(obj, (ModuleType, float, str, type(None), type(sk.bool)))
+            if not plain and not (isinstance(obj, type) and issubclass(obj, Exception | Warning)):
+                found.setdefault(id(obj), (f"{module.__name__}.{name}", obj))
+    for cls in CLASSES:
+        for name in dir(cls):
+            obj = getattr(cls, name)
+            if not name.startswith("_") and callable(obj):
+                found.setdefault(id(obj), (f"{cls.__name__}.{name}", obj))
+    return dict(found.values())
+
+
 def documented() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Every object whose examples are run here, with the names its examples may use."""
     found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, op in OPS.items():
         found[f"op {name}"] = op, _namespace_of(op)
-    for module in (ops, functional, linalg):
-        for name in module.__all__:
-            obj = getattr(module, name)
-            if not isinstance(obj, Op) and not isinstance(obj, ModuleType):
-                found[f"{module.__name__}.{name}"] = obj, inspect.getmodule(obj).__dict__
+    for name in ops.__all__:
+        obj = getattr(ops, name)
+        if not isinstance(obj, Op) and not isinstance(obj, ModuleType):
+            found[f"{ops.__name__}.{name}"] = obj, inspect.getmodule(obj).__dict__
+    known = {id(obj) for obj, _ in found.values()}
+    for name, obj in public().items():
+        if id(obj) not in known:
+            home = inspect.getmodule(obj) or inspect.getmodule(type(obj))
+            found[name] = obj, vars(home)
     return found
+
+
+def test_a_public_name_says_where_it_comes_from() -> None:
+    methods = tuple(f"{cls.__name__}." for cls in CLASSES)  # a class says it for its methods
+    named = {n: obj.__doc__ or "" for n, obj in public().items() if not n.startswith(methods)}
+    assert [name for name, text in named.items() if not SOURCE.search(text)] == []
 
 
 def _namespace_of(op: Op) -> dict[str, Any]:

@@ -182,3 +182,11 @@ def test_rules_of_real_constants_leave_complex_ones_alone(number: complex) -> No
     ]  # fmt: skip
     for call in calls:
         assert repr(sk.function(call)(z)) == repr(call(z))
+
+
+def test_a_complex_constant_is_compared_with_the_numbers_of_rules() -> None:
+    x = sk.asarray([1 + 2j, -3j])
+    for number in (1 + 0j, 0j, complex(0, -0.0), 1j):
+        f = sk.function(lambda x: x * sk.full((2,), number) + number)
+        traced, ran = f(x), f(x)
+        assert np.array_equal(traced.numpy(), ran.numpy())

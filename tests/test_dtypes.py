@@ -469,3 +469,12 @@ def test_a_mean_of_float16_is_in_range_where_the_sum_is_not() -> None:
             assert run(x).item() == expected
     assert sk.grad(sk.mean)(x).numpy().tolist() == [0.125] * 8
     assert sk.mean(sk.astype(x, sk.bfloat16)).dtype is sk.var(sk.astype(x, sk.bfloat16)).dtype
+
+
+def test_lists_of_wide_integers() -> None:
+    assert sk.asarray([0, 2**63], dtype=sk.uint64).tolist() == [0, 2**63]
+    assert sk.asarray([[True, 2**64 - 1]], dtype="uint64").tolist() == [[1, 2**64 - 1]]
+    with pytest.raises(DTypeError, match="out of bounds for uint8"):
+        sk.asarray([0, 256], dtype=sk.uint8)
+    assert sk.asarray([], dtype=sk.int8).dtype is sk.int8
+    assert sk.eye(2, k=2**63).tolist() == sk.triu(sk.ones((2, 2)), k=2**70).tolist()

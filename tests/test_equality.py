@@ -1,4 +1,5 @@
-"""The values and derivatives that docs/equality.md defines, eager and staged.
+"""The values that docs/equality.md defines, eager, staged and in the runtime; the derivatives, in
+both stages.
 
 tests/test_ops.py takes its tolerances from the same page.
 """
@@ -16,6 +17,7 @@ import pytest
 
 import stagekit as sk
 from stagekit.errors import ShapeError
+from stagekit.export import runtime
 from stagekit.nn import functional
 from stagekit.op import OPS
 
@@ -42,6 +44,8 @@ def test_the_page_names_no_op_that_is_not_there() -> None:
 
 X = sk.asarray([-2, -1, 0, 1, 2])
 LEAST = np.iinfo(np.int64).min
+I8 = sk.asarray([127, -128, 1], dtype=sk.int8)
+UNSORTED = sk.asarray([2.0, NAN, -1.0, INF, 0.0, NAN, -INF])
 NONE, INFINITE = sk.asarray([[False]]), sk.full((1, 1, 3), INF)
 VALUES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: X // 0, [0] * 5),
@@ -76,6 +80,23 @@ VALUES: list[tuple[Callable[[], Any], Any]] = [
     (lambda: functional.conv_transpose1d(sk.ones((1, 1, 2)), INFINITE[..., :1], None, 2),
      [[[INF, 0, INF]]]),
     (lambda: functional.max_pool1d(sk.full((1, 1, 2), -INF), 2, 2, 1), [[[-INF, -INF]]]),
+    (lambda: I8 + I8, [-2, 0, 2]),
+    (lambda: I8 * 2 - 1, [-3, -1, 1]),
+    (lambda: -I8, [-127, -128, -1]),
+    (lambda: sk.asarray([0, 1], dtype=sk.uint8) - 1, [255, 0]),
+    (lambda: sk.astype(sk.asarray([-1, 300]), sk.uint8), [255, 44]),
+    (lambda: sk.astype(sk.asarray([1.9, -1.9]), sk.int8), [1, -1]),
+    (lambda: sk.astype(sk.asarray([65520.0, 1e-8]), sk.float16), [INF, 0]),
+    (lambda: sk.astype(sk.asarray([1 + 2**-8, 1 + 3 * 2**-8, 3.4e38]), sk.bfloat16),
+     [1, 1 + 2**-6, INF]),
+    (lambda: sk.astype(sk.asarray([0.0, -0.0, NAN, 2.0]), sk.bool), [False, False, True, True]),
+    (lambda: sk.astype(sk.asarray([0j, 1j]), sk.bool), [False, True]),
+    (lambda: sk.astype(sk.asarray([True, False]), sk.complex64), [1, 0]),
+    (lambda: sk.sort(UNSORTED), [-INF, -1, 0, 2, INF, NAN, NAN]),
+    (lambda: sk.sort(UNSORTED, descending=True), [INF, 2, 0, -1, -INF, NAN, NAN]),
+    (lambda: sk.argsort(sk.asarray([1.0, NAN, 0.0, -0.0, NAN])), [2, 3, 0, 1, 4]),
+    (lambda: sk.topk(UNSORTED, 2).values, [INF, 2]),
+    (lambda: sk.searchsorted(sk.asarray([0.0, 1.0]), sk.asarray([NAN, -INF])), [2, 0]),
     (lambda: sk.sum(sk.zeros((0, 2)), axis=0), [0, 0]),
     (lambda: sk.prod(sk.zeros((0,))), 1),
     (lambda: sk.mean(sk.zeros((0,))), NAN),
@@ -90,6 +111,13 @@ VALUES: list[tuple[Callable[[], Any], Any]] = [
 def test_values(k: int, stage: Callable[[Any], Any]) -> None:
     call, want = VALUES[k]
     same(stage(call)(), want)
+
+
+@pytest.mark.parametrize("k", range(len(VALUES)))
+def test_values_in_the_runtime(k: int, tmp_path: Path) -> None:
+    call, want = VALUES[k]
+    sk.export.save(tmp_path / "f", call)
+    same(sk.asarray(runtime.load(tmp_path / "f")()), want)
 
 
 @pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin"])

@@ -4,7 +4,6 @@ file; derivatives to second order in both modes; errors.
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,12 +155,3 @@ def test_errors(k: int) -> None:
         assert caught.value.fix
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-
-
-@pytest.mark.parametrize("name", sk.fft.__all__)
-def test_examples(name: str) -> None:
-    function = getattr(sk.fft, name)
-    (found,) = doctest.DocTestFinder(recurse=False).find(function, name)
-    assert found.examples
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert runner.run(found).failed == 0

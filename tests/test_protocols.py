@@ -392,3 +392,18 @@ def test_a_device_block_is_of_its_thread() -> None:
         thread.start()
         thread.join()
     assert seen == ["cpu"]
+
+
+def test_numpys_methods_of_the_later_families() -> None:
+    x, z = sk.asarray(X), sk.asarray(X + 1j * X)
+    same(x.argsort(), X.argsort(kind="stable"))
+    same(x.argsort(0), X.argsort(0, kind="stable"))
+    for axis in (None, 0, -1):
+        same(x.cumsum(axis), X.cumsum(axis))
+        same(x.cumprod(axis), X.cumprod(axis))
+    same(x.diagonal(1), X.diagonal(1))
+    same(x.trace(), X.trace())
+    same(z.conj(), (X + 1j * X).conj())
+    same(z.real, X)
+    same(z.imag, X)
+    same(x.imag, X * 0)

@@ -320,3 +320,11 @@ def test_complex_numbers_are_found_without_an_order(invert: bool) -> None:
     for run in (found, sk.function(found)):
         assert np.array_equal(run(x, known).numpy(), expected)
     assert sk.isin(2, known).item() and not sk.isin(sk.asarray([1j]), [1, 2]).numpy().any()
+
+
+def test_a_python_number_takes_the_type_of_what_it_is_sought_in() -> None:
+    x = sk.asarray([0, 7], dtype=sk.uint64)
+    for f in (sk.isin, sk.function(sk.isin)):
+        assert f(x, 7).tolist() == [False, True]
+        assert f(7, x).item() is True
+        assert f(3, 4).item() is False

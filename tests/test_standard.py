@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 import stagekit as sk
 from stagekit.op import Op
-from stagekit.ops import inspection
 
 # src/array_api_stubs/_2025_12 of github.com/data-apis/array-api, without annotations.
 STUBS = """
@@ -260,7 +258,3 @@ def test_shapes_broadcast() -> None:
     staged = sk.function(lambda x, y: sk.zeros(sk.broadcast_shapes(x.shape, y.shape)), dynamic=True)
     for n in (3, 5):
         assert staged(sk.zeros((n, 1)), sk.zeros(n)).shape == (n, n)
-
-
-def test_the_examples_run() -> None:
-    assert doctest.testmod(inspection).failed == 0

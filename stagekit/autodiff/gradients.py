@@ -333,8 +333,8 @@ def push_through(
 def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The Hessian of scalar `fn` times a direction, at the cost of a few gradients.
 
-    Gives a tuple, one tree a primal. Forward over reverse (Pearlmutter 1994). Raises as `grad`
-    and `jvp` do.
+    Gives a tuple, one tree a primal. Forward over reverse. Raises as `grad` and `jvp` do.
+    Source: Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
 
     >>> import stagekit as sk
     >>> sk.hvp(lambda x: x ** 3, (2.0,), (1.0,))[0].item()

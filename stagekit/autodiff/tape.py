@@ -513,14 +513,33 @@ class GradientTape:
         return tape
 
     def watch(self, tensor: Any) -> None:
-        """Follow the value that each tensor of a tree holds now. Raises DTypeError for others."""
+        """Follow the value that each tensor of a tree holds now. Raises DTypeError for others.
+
+        >>> import stagekit as sk
+        >>> x = sk.asarray(3.0)
+        >>> with sk.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = x + x
+        >>> tape.gradient(y, x).item()
+        2.0
+        """
         tape = self._beside()
         for leaf in _tensors("watch", "tensor", tensor)[0]:
             self._watched[id(leaf)] = (leaf, tape.follow(leaf))
 
     @contextmanager
     def stop_recording(self) -> Iterator[None]:
-        """A context in which nothing is recorded."""
+        """A context in which nothing is recorded.
+
+        >>> import stagekit as sk
+        >>> x = sk.asarray(3.0)
+        >>> with sk.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     with tape.stop_recording():
+        ...         y = x + x
+        >>> tape.gradient(y, x) is None
+        True
+        """
         with self._active().paused():
             yield
 
@@ -530,6 +549,14 @@ class GradientTape:
 
         None for a source that `target` does not depend on, and for integers. Raises TraceError the
         second time, unless persistent.
+
+        >>> import stagekit as sk
+        >>> x = sk.asarray(3.0)
+        >>> with sk.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = x * x
+        >>> tape.gradient(y, x).item()
+        6.0
         """
         results = _tensors("gradient", "target", target)[0]
         for y in results:
@@ -546,6 +573,14 @@ class GradientTape:
         """d target / d source, of shape `target.shape + source.shape`, for a tree of `sources`.
 
         None where unconnected. One pass over the tape for all elements of the tensor `target`.
+
+        >>> import stagekit as sk
+        >>> x = sk.asarray(3.0)
+        >>> with sk.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = sk.stack([x, x * x])
+        >>> tape.jacobian(y, x).tolist()
+        [1.0, 6.0]
         """
         leaves, spec = _tensors("jacobian", "sources", sources)
         for x in (target, *leaves):

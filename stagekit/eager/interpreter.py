@@ -83,34 +83,33 @@ class Eager(Interpreter):
 def as_array(obj: Any, target: DType | None = None) -> np.ndarray[Any, Any]:
     """A fresh array of a supported type: Python numbers by the defaults, NumPy's own types kept.
 
-    Lists of Python numbers go straight to a `target` that holds their kind: without a rounding in
-    between, and DTypeError for an integer that it does not hold.
+    Lists of floats go straight to a float `target`, without a rounding in between, and lists of
+    integers to an integer one.
     """
     if isinstance(obj, Number):
         return scalar(obj, dtype(obj.weak))
     if isinstance(obj, (np.ndarray, np.generic)):
         return np.array(imported(np.asarray(obj)), dtype(obj.dtype).numpy, order="C")
+    kinds = _kinds(obj)
+    whole = target is not None and target.kind in ("int", "uint") and kinds <= {bool, int}
     try:
-        array = np.array(_plain(obj))
+        # Of integers a list goes straight to its type: 2**63 is no int64.
+        array = np.array(_plain(obj), object if whole else None)
     except ValueError:
         raise ShapeError(
             "asarray: nested lists of unequal lengths",
             fix="give rows of equal length, or stack tensors of one shape",
         ).located(here()) from None
-    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+    if not whole and array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise DTypeError(
             f"asarray: cannot make a tensor of {type(obj).__name__} (found {array.dtype})",
             fix="give numbers, NumPy arrays, tensors, or nested lists of numbers",
         ).located(here())
-    kinds = _kinds(obj)
-    if array.dtype.kind == "f" and kinds <= {int, bool}:  # NumPy's meeting of int64 and uint64
-        array = np.array(_plain(obj), object)
-    whole = target is not None and target.kind in ("int", "uint") and kinds <= {int, bool}
     if target is None or not (target.inexact or whole):
         target = promote(list(kinds)) if kinds else default_float
     if target.kind in ("int", "uint") and array.size:
-        require_in_range(int(array.min()), target)
-        require_in_range(int(array.max()), target)
+        for extreme in (array.min(), array.max()):
+            require_in_range(extreme if whole else extreme.item(), target)
     return converted(imported(array), target.numpy)
 
 
@@ -136,7 +135,8 @@ def _kinds(obj: Any) -> set[DType | type]:
         return {dtype(obj._value.dtype)}
     if isinstance(obj, (np.ndarray, np.generic)):
         return {dtype(obj.dtype)}
-    return {weak_type(obj) or next(kind for kind in WEAK if isinstance(obj, kind))}
+    kind = weak_type(obj)
+    return {kind or next((kind for kind in WEAK if isinstance(obj, kind)), type(obj))}
 
 
 EAGER = Eager()

@@ -33,6 +33,7 @@ def load(path: str | os.PathLike[str]) -> Program:
 
     Namedtuples come back as tuples and dataclasses as dicts. The functions take any size that the
     file's named sizes allow. Raises ArtifactError for a file that is not a valid artifact.
+    Source: `tf.saved_model.load`.
 
     >>> import tempfile, stagekit as sk
     >>> with tempfile.TemporaryDirectory() as folder:

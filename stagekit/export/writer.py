@@ -52,6 +52,7 @@ def save(path: str | os.PathLike[str], fn: Any, /, *specs: Any, freeze: bool = F
 
     Raises ExportError for a print, a plain size or an object that a file cannot hold, and
     DataDependentError for a branch on a tensor. A failed call leaves the old file.
+    Source: `tf.saved_model.save`.
 
     >>> import tempfile, stagekit as sk
     >>> w = sk.Variable(sk.ones((3, 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,8 @@ stop_gradient = _identity(
     "stop_gradient",
     differentiable=False,
     doc="""The operand as a constant for differentiation, in reverse and forward mode.
+
+    Source: `jax.lax.stop_gradient`.
 
     >>> import stagekit as sk
     >>> sk.grad(lambda x: x * sk.stop_gradient(x))(3.0)
@@ -511,8 +514,14 @@ def eye(
     """
     as_device(device)
     n_rows, n_cols = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
-    k = as_integer("eye", "k", k)
-    return astype(_offset(n_rows, n_cols) == k, default_float if dtype is None else dtype)
+    hit = _offset(n_rows, n_cols) == _diagonal("eye", k)
+    return astype(hit, default_float if dtype is None else dtype)
+
+
+def _diagonal(op: str, k: Any) -> Any:
+    """The number of a diagonal, as one that int64 holds: beyond, there is none."""
+    k = as_integer(op, "k", k)
+    return k if isinstance(k, Dim) else builtins.max(builtins.min(k, 2**62), -(2**62))
 
 
 def _offset(n: Any, m: Any) -> Any:
@@ -529,8 +538,9 @@ def tril(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 0.],
             [1., 1.]], dtype=float32)
     """
-    x, k = _matrix("tril", x), as_integer("tril", "k", k)
-    return ops.where(_offset(*x.shape[-2:]) <= k, x, zeros((), dtype=x.dtype))
+    x = _matrix("tril", x)
+    below = _offset(*x.shape[-2:]) <= _diagonal("tril", k)
+    return ops.where(below, x, zeros((), dtype=x.dtype))
 
 
 def triu(x: Any, /, *, k: int = 0) -> Any:
@@ -541,8 +551,9 @@ def triu(x: Any, /, *, k: int = 0) -> Any:
     tensor([[1., 1.],
             [0., 1.]], dtype=float32)
     """
-    x, k = _matrix("triu", x), as_integer("triu", "k", k)
-    return ops.where(_offset(*x.shape[-2:]) >= k, x, zeros((), dtype=x.dtype))
+    x = _matrix("triu", x)
+    above = _offset(*x.shape[-2:]) >= _diagonal("triu", k)
+    return ops.where(above, x, zeros((), dtype=x.dtype))
 
 
 def _matrix(op: str, x: Any) -> Any:

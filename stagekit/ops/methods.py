@@ -144,7 +144,9 @@ def _method(name: str) -> None:
     _attach(name, method)
 
 
-for _name in ("astype", "clip", "nonzero", "repeat", "squeeze", "swapaxes", "take"):
+for _name in (
+    "astype", "clip", "diagonal", "nonzero", "repeat", "squeeze", "swapaxes", "take", "trace",
+):  # fmt: skip
     _method(_name)
 
 
@@ -169,14 +171,67 @@ def _spread(args: tuple[Any, ...]) -> Any:
     return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
-_attach("reshape", lambda self, *shape: ops.reshape(self, _spread(shape)))
-_attach("ravel", lambda self: ops.reshape(self, -1))
-_attach("flatten", lambda self: ops.reshape(self, -1))
-_attach("transpose", lambda self, *axes: ops.transpose(self, _spread(axes) or None))
-_attach("copy", lambda self: ops.alias(self))
-_attach("fill", lambda self, value: ops.setitem(self, ..., value))
-_attach("round", lambda self, decimals=0: _round(self, decimals))
-_attach("dot", lambda self, other: self * other if self.ndim == 0 else ops.matmul(self, other))
+def _named(name: str, function: Any, meaning: str, example: str, result: str) -> None:
+    """A method of its own: documented by a line and an example on `x`, the numbers 0 to 3."""
+    function.__name__ = name
+    function.__doc__ = f"""{meaning}, as `numpy.ndarray.{name}`.
+
+    >>> import stagekit as sk
+    >>> x = sk.asarray([[0.0, 1.0], [2.0, 3.0]])
+    >>> {example}
+    {result}
+    """
+    _attach(name, function)
+
+
+def _transpose(self: Any, *axes: Any) -> Any:
+    return ops.transpose(self, _spread(axes) or None)
+
+
+_ROW = "tensor([0., 1., 2., 3.], dtype=float32)"
+_named("reshape", lambda self, *shape: ops.reshape(self, _spread(shape)),
+       "The elements in another shape, given as one tuple or several sizes",
+       "x.reshape(4)", _ROW)  # fmt: skip
+_named("ravel", lambda self: ops.reshape(self, -1), "The elements in a row", "x.ravel()", _ROW)
+_named("flatten", lambda self: ops.reshape(self, -1), "The elements in a row", "x.flatten()", _ROW)
+_named("transpose", _transpose,
+       "The axes in another order, reversed where none is given",
+       "x.transpose().tolist()", "[[0.0, 2.0], [1.0, 3.0]]")  # fmt: skip
+
+
+def _argsort(self: Any, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Any:
+    return ops.argsort(self, axis=axis, descending=descending, stable=stable)
+
+
+def _running(name: str) -> Callable[..., Any]:
+    op: Callable[..., Any] = getattr(ops, name)
+
+    def running(self: Any, axis: int | None = None, *, dtype: Any = None) -> Any:
+        flat = ops.reshape(self, -1) if axis is None else self
+        return op(flat, axis=axis or 0, dtype=dtype)
+
+    return running
+
+
+_named("argsort", _argsort, "The places of the elements in sorted order, NaN last",
+       "x.argsort().tolist()", "[[0, 1], [0, 1]]")  # fmt: skip
+_named("conj", lambda self: ops.conj(self), "The complex conjugate, of a real number itself",
+       "(x * 1j).conj()[1]", "tensor([0.-2.j, 0.-3.j], dtype=complex64)")  # fmt: skip
+_named("cumsum", _running("cumulative_sum"),
+       "The sums of all elements up to each, along `axis` or in a row",
+       "x.cumsum()", "tensor([0., 1., 3., 6.], dtype=float32)")  # fmt: skip
+_named("cumprod", _running("cumulative_prod"),
+       "The products of all elements up to each, along `axis` or in a row",
+       "x.cumprod(0).tolist()", "[[0.0, 1.0], [0.0, 3.0]]")  # fmt: skip
+_named("copy", lambda self: ops.alias(self), "A tensor of the same value",
+       "x.copy() is x", "False")  # fmt: skip
+_named("fill", lambda self, value: ops.setitem(self, ..., value), "Every element replaced in place",
+       "x.fill(5); x.tolist()", "[[5.0, 5.0], [5.0, 5.0]]")  # fmt: skip
+_named("round", lambda self, decimals=0: _round(self, decimals),
+       "Rounded to `decimals`, half to even",
+       "(x[0] / 2).round().tolist()", "[0.0, 0.0]")  # fmt: skip
+_named("dot", lambda self, other: self * other if self.ndim == 0 else ops.matmul(self, other),
+       "The product of matrices", "x.dot(x).tolist()", "[[2.0, 3.0], [6.0, 11.0]]")  # fmt: skip
 _attach("at", property(ops.At))
 
 
@@ -192,10 +247,17 @@ def _transposed(self: Any) -> Any:
 
 _attach("T", property(_transposed))
 _attach("mT", property(ops.matrix_transpose))
+_attach("real", property(ops.real))
+_attach("imag", property(ops.imag))
 
 
 def _to_device(self: Any, device: str, /, *, stream: Any = None) -> Any:
-    """This tensor on `device`."""
+    """This tensor on `device`. As `to_device` of the Array API standard.
+
+    >>> import stagekit as sk
+    >>> sk.ones(1).to_device("cpu").device
+    'cpu'
+    """
     as_device(device)
     return self
 
@@ -206,7 +268,13 @@ _attach("to_device", _to_device)
 
 
 def _assign(self: Any, value: Any) -> None:
-    """Replace the value by one of the same shape and data type."""
+    """Replace the value by one of the same shape and data type. Source: `tf.Variable.assign`.
+
+    >>> import stagekit as sk
+    >>> v = sk.Variable(sk.ones(2))
+    >>> v.assign(sk.full(2, 3.0)); v.tolist()
+    [3.0, 3.0]
+    """
     fresh = ops.asarray(value)
     if fresh.dtype is not self.dtype:
         weak = weak_type(value) is not None and ops.can_cast(fresh.dtype, self.dtype)
@@ -227,12 +295,24 @@ def _assign(self: Any, value: Any) -> None:
 
 
 def _assign_add(self: Any, value: Any) -> None:
-    """Add to the value."""
+    """Add to the value. Source: `tf.Variable.assign_add`.
+
+    >>> import stagekit as sk
+    >>> v = sk.Variable(sk.ones(2))
+    >>> v.assign_add(sk.full(2, 3.0)); v.tolist()
+    [4.0, 4.0]
+    """
     _assign(self, ops.astype(self + value, self.dtype, copy=False))
 
 
 def _assign_sub(self: Any, value: Any) -> None:
-    """Subtract from the value."""
+    """Subtract from the value. Source: `tf.Variable.assign_sub`.
+
+    >>> import stagekit as sk
+    >>> v = sk.Variable(sk.ones(2))
+    >>> v.assign_sub(sk.full(2, 3.0)); v.tolist()
+    [-2.0, -2.0]
+    """
     _assign(self, ops.astype(self - value, self.dtype, copy=False))
 
 
@@ -243,12 +323,22 @@ for _method_of_variable in (_assign, _assign_add, _assign_sub):
 
 
 def _numpy(self: Any) -> np.ndarray[Any, Any]:
-    """The elements as a read-only NumPy array that shares the buffer."""
+    """The elements as a read-only NumPy array that shares the buffer. As `torch.Tensor.numpy`.
+
+    >>> import stagekit as sk
+    >>> sk.ones(2).numpy()
+    array([1., 1.], dtype=float32)
+    """
     return ops.on_host(self, "numpy()")
 
 
 def _item(self: Any) -> Any:
-    """The one element as a Python scalar."""
+    """The one element as a Python scalar. As `numpy.ndarray.item`.
+
+    >>> import stagekit as sk
+    >>> sk.ones(1).item()
+    1.0
+    """
     return ops.scalar(self, "item()")
 
 
@@ -313,7 +403,9 @@ def _contains(self: Any, value: Any) -> bool:
 
 _attach("numpy", _numpy)
 _attach("item", _item)
-_attach("tolist", lambda self: ops.on_host(self, "tolist()").tolist())
+_named("tolist", lambda self: ops.on_host(self, "tolist()").tolist(),
+       "The elements as Python numbers in lists",
+       "x.tolist()", "[[0.0, 1.0], [2.0, 3.0]]")  # fmt: skip
 _attach("__array__", _array)
 _attach("__bool__", lambda self: bool(ops.scalar(self, "bool()")))
 _attach("__int__", lambda self: int(ops.scalar(self, "int()")))

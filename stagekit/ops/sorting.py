@@ -12,7 +12,7 @@ import numpy as np
 
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
-from stagekit.op import Op, Speller
+from stagekit.op import Op, Speller, weak_type
 from stagekit.ops.elementwise import ordered, real_numeric
 from stagekit.source import here
 from stagekit.symbolic import plain
@@ -334,6 +334,11 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Any:
     >>> sk.isin(sk.asarray([1, 2, 3]), sk.asarray([3, 1]))
     tensor([ True, False,  True], dtype=bool)
     """
+    if weak_type(x2) is not None:
+        return ops.not_equal(x1, x2) if invert else ops.equal(x1, x2)
+    if weak_type(x1) is not None:
+        hit = ops.any(ops.equal(x2, x1))
+        return ops.logical_not(hit) if invert else hit
     x1, known = ops.asarray(x1), ops.reshape(x2, -1)
     if known.size == 0:
         return ops.full(x1.shape, bool(invert))

@@ -18,7 +18,8 @@ _forbidden: ContextVar[bool] = ContextVar("no_retrace", default=False)
 class run_eagerly:
     """`sk.run_eagerly(True)` for the process, `with sk.run_eagerly():` for this thread.
 
-    Staged functions then run as the plain Python they were made of.
+    Staged functions then run as the plain Python they were made of. Source:
+    `tf.config.run_functions_eagerly`.
 
     >>> import stagekit as sk
     >>> with sk.run_eagerly():
@@ -47,7 +48,7 @@ def runs_eagerly() -> bool:
 def no_retrace() -> Iterator[None]:
     """A context in which a call that would need a trace raises RetraceError saying why.
 
-    The trace of a derivative counts too.
+    The trace of a derivative counts too. Source: `docs/boundary.md`.
 
     >>> import stagekit as sk
     >>> f = sk.function(lambda x: x + 1)

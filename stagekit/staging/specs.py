@@ -26,6 +26,8 @@ class TensorSpec:
     Equal names are equal sizes. Immutable; raises ShapeError for a name that is no identifier or a
     negative size, DeviceError for a device that does not exist.
 
+    Source: `tf.TensorSpec`.
+
     >>> TensorSpec(("n", 3))
     TensorSpec(('n', 3), float32)
     """

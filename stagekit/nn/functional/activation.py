@@ -28,12 +28,16 @@ def relu(x: Any, /) -> Any:
 
 def hardtanh(x: Any, /, min_val: float = -1.0, max_val: float = 1.0) -> Any:
     """x limited to [min_val, max_val], with derivative 0 at both. Source:
-    `torch.nn.functional.hardtanh`.
+    `torch.nn.functional.hardtanh`. Raises ArgumentError where `min_val` is the larger one.
 
     >>> import stagekit as sk
     >>> sk.nn.functional.hardtanh(sk.asarray([-3.0, 0.5, 3.0]))
     tensor([-1. ,  0.5,  1. ], dtype=float32)
     """
+    if min_val > max_val:
+        raise ArgumentError(
+            f"hardtanh: min_val {min_val} is above max_val {max_val}", fix="exchange them"
+        ).located(here())
     x = floating("hardtanh", x)
     return ops.where(x <= min_val, min_val, ops.where(x >= max_val, max_val, x))
 
@@ -118,12 +122,14 @@ def elu(x: Any, /, alpha: float = 1.0) -> Any:
 
 def celu(x: Any, /, alpha: float = 1.0) -> Any:
     """x where it is positive, alpha (exp(x / alpha) - 1) elsewhere. Source:
-    `torch.nn.functional.celu`.
+    `torch.nn.functional.celu`. Raises ArgumentError where `alpha` is 0.
 
     >>> import stagekit as sk
     >>> sk.nn.functional.celu(sk.asarray([-1e4, 2.0]), 2.0)
     tensor([-2.,  2.], dtype=float32)
     """
+    if alpha == 0:
+        raise ArgumentError("celu: alpha is 0", fix="x is divided by it").located(here())
     return _negative_exponential("celu", x, 1.0, alpha, alpha)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import ShapeError
+from stagekit.errors import DTypeError, ShapeError
 from stagekit.nn.functional.operands import floating
 from stagekit.ops.reduction import widened
 from stagekit.source import here
-from stagekit.types import bool_, same_size, shape_text
+from stagekit.types import same_shape, same_size, shape_text
 
 
 def attention(
@@ -21,7 +21,7 @@ def attention(
     `q` is (..., queries, features), `k` (..., keys, features), `v` (..., keys, values). A bool
     `mask` is True where attended, a float one is added; with `causal` query i sees the keys up to
     i. `scale` is features ** -0.5 unless given. A query that sees no key gets zeros, with gradient
-    0. Raises ShapeError.
+    0. Raises ShapeError, and DTypeError for a mask of integers, which says neither.
 
     >>> import stagekit as sk
     >>> x = sk.asarray([[1.0], [3.0]])
@@ -37,10 +37,24 @@ def attention(
         rows, columns = (ops.arange(n) for n in scores.shape[-2:])
         scores = ops.where(ops.expand_dims(rows, axis=1) >= columns, scores, -float("inf"))
     if mask is not None:
-        mask = ops.asarray(mask)
-        hides = mask.dtype is bool_
-        scores = ops.where(mask, scores, -float("inf")) if hides else scores + mask
+        scores = _masked(scores, ops.asarray(mask))
     return ops.matmul(ops.astype(_weights(scores), v.dtype, copy=False), v)
+
+
+def _masked(scores: Any, mask: Any) -> Any:
+    if mask.dtype.kind not in ("bool", "float"):
+        raise DTypeError(
+            f"attention: mask is {mask.dtype}", fix="give bool (True: attended), or float to add"
+        ).located(here())
+    common = ops.located_shapes("attention", scores.shape, mask.shape)
+    if not same_shape(common[-2:], scores.shape[-2:]):
+        raise ShapeError(
+            f"attention: mask {shape_text(mask.shape)} for scores {shape_text(scores.shape)}",
+            fix="a mask broadcasts to (..., queries, keys)",
+        ).located(here())
+    if mask.dtype.kind == "bool":
+        return ops.where(mask, scores, -float("inf"))
+    return scores + mask
 
 
 def _weights(scores: Any) -> Any:

@@ -181,7 +181,7 @@ def _transposed(
         ).located(here())
     rows = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, more, strict=True)
     extent = tuple((n - 1) * s - 2 * p + d * (k - 1) + m + 1 for n, k, s, p, d, m in rows)
-    if any(n < 0 for n in extent):
+    if any(n < 1 for n in extent):
         raise ShapeError(
             f"{op}: input {shape_text(x.shape)} gives the sizes {shape_text(extent)}",
             fix="use less padding or a larger input",

@@ -68,12 +68,16 @@ def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
 
 def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """(x - target)^2 / 2 up to a distance of `delta`, linear beyond. Source:
-    `torch.nn.functional.huber_loss`, Huber 1964.
+    `torch.nn.functional.huber_loss`, Huber 1964. Raises ArgumentError unless `delta` is positive.
 
     >>> import stagekit as sk
     >>> sk.nn.functional.huber_loss(sk.asarray([1.0, 2.0]), sk.asarray([1.5, 5.0]), "none")
     tensor([0.125, 2.5  ], dtype=float32)
     """
+    if delta <= 0:
+        raise ArgumentError(f"huber_loss: delta is {delta}", fix="give a positive one").located(
+            here()
+        )
     x, target = _pair("huber_loss", x, target)
     return _reduced("huber_loss", _huber(x - target, delta), reduction)
 
@@ -244,8 +248,10 @@ def _hard_losses(
 def _classes(op: str, logp: Any, labels: Any, axis: int, ignore: int | None) -> tuple[Any, Any]:
     """Labels as indices, 0 where they are ignored, and which of them count (None: all)."""
     expected = (*logp.shape[:axis], *logp.shape[axis + 1 :])
-    if labels.dtype.kind == "bool":
-        raise DTypeError(f"{op}: labels are bool", fix="give class indices").located(here())
+    if labels.dtype.kind not in ("int", "uint"):
+        raise DTypeError(
+            f"{op}: labels are {labels.dtype}", fix="give class indices, which are integers"
+        ).located(here())
     if not same_shape(labels.shape, expected):
         raise ShapeError(
             f"{op}: labels of shape {shape_text(labels.shape)} do not fit logits of shape "
