@@ -89,6 +89,7 @@ ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "strides": _all(_is_integer),
     "unit_diagonal": _is_bool,
     "value": _is_scalar,
+    "what": lambda value: type(value) is str,
     "window": _all(_is_size),
 }
 

@@ -436,6 +436,15 @@ def _random(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Bu
     return (pick(_ranked(1)),), run, str(kind)
 
 
+@builder("place")
+def _place(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
+    def run(x: Any) -> Any:
+        index = sk.argsort(x, axis=0)
+        return ops.place(index, size=x.shape[0], what="an index")
+
+    return (pick(_ranked(1)),), run, ""
+
+
 @builder("astype")
 def _astype(name: str, rng: np.random.Generator, pick: Pick, smooth: bool) -> Built:
     if smooth:

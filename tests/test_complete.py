@@ -28,7 +28,7 @@ from tests.samples import composites, samples
 
 FAMILIES = [
     "elementwise", "creation", "movement", "reduction", "contraction", "convolution", "indexing",
-    "linalg", "fourier", "sorting", "cumulative", "decomposition", "random",
+    "linalg", "fourier", "sorting", "cumulative", "decomposition", "random", "checks",
 ]  # fmt: skip
 OPS_FOLDER = Path(ops.__file__).parent
 

@@ -170,6 +170,7 @@ from stagekit.ops.convolution import (  # isort: skip
     windows,
 )
 from stagekit.ops.contents import host_integers, on_host, scalar  # isort: skip
+from stagekit.ops.checks import place
 from stagekit.ops.composite import (
     allclose,
     array_equal,
@@ -230,6 +231,7 @@ from stagekit.symbolic import maximum as maximum_size
 from stagekit.ops import decomposition, fourier, linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
+    "place",
     "abs", "acos", "acosh", "add", "aligned", "angle", "asin", "asinh", "atan", "atan2", "atanh",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "ceil", "clip", "conj", "copysign", "cos", "cosh", "divide", "equal", "erf",

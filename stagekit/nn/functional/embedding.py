@@ -46,15 +46,10 @@ def embedding(indices: Any, weight: Any) -> Any:
             fix="give (rows, features)",
         ).located(here())
     _require_integers("embedding", indices)
-    return ops.take(weight, from_the_start(indices, weight.shape[0]), axis=0)
+    rows = ops.place(indices, size=weight.shape[0], what="embedding: an index")
+    return ops.take(weight, rows, axis=0)
 
 
 def _require_integers(op: str, indices: Any) -> None:
     if indices.dtype.kind not in ("int", "uint"):
         raise DTypeError(f"{op}: indices are {indices.dtype}", fix="give integers").located(here())
-
-
-def from_the_start(indices: Any, size: Any) -> Any:
-    """Indices of which the negative ones are out of range, not counted from the end."""
-    indices = ops.astype(indices, default_int, copy=False)
-    return ops.where(indices < 0, indices - size, indices)

@@ -8,7 +8,6 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.nn.functional.activation import log_softmax
-from stagekit.nn.functional.embedding import from_the_start
 from stagekit.nn.functional.operands import floating
 from stagekit.source import here
 from stagekit.types import same_shape, shape_text
@@ -260,7 +259,7 @@ def _classes(op: str, logp: Any, labels: Any, axis: int, ignore: int | None) -> 
         ).located(here())
     kept = None if ignore is None else labels != ignore
     index = labels if kept is None else ops.where(kept, labels, 0)
-    return from_the_start(index, logp.shape[axis]), kept
+    return ops.place(index, size=logp.shape[axis], what=f"{op}: a label"), kept
 
 
 def _picked(logp: Any, index: Any, axis: int) -> Any:
