@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import stagekit.ops as ops
-from stagekit.errors import ArgumentError, ShapeError
+from stagekit.errors import ArgumentError, DTypeError, ShapeError
 from stagekit.ops.fourier import dft, irdft, rdft
 from stagekit.placement import as_device
 from stagekit.source import here
@@ -141,6 +141,16 @@ def ifftn(x: Any, /, *, s: Any = None, axes: Any = None, norm: str = "backward")
 # ----- real ---------------------------------------------------------------------------------------
 
 
+def _real(name: str, x: Any) -> Any:
+    """The operand, which must be real."""
+    x = ops.asarray(x)
+    if x.dtype.kind == "complex":
+        raise DTypeError(
+            f"{name}: the operand is {x.dtype}, not real", fix="use fft, or sk.real"
+        ).located(here())
+    return x
+
+
 def rfft(x: Any, /, *, n: Any = None, axis: int = -1, norm: str = "backward") -> Any:
     """The first n // 2 + 1 results of `fft` for real `x`, which say all; as `numpy.fft.rfft`.
 
@@ -150,7 +160,7 @@ def rfft(x: Any, /, *, n: Any = None, axis: int = -1, norm: str = "backward") ->
     >>> sk.fft.rfft(sk.asarray([1.0, 2.0, 3.0, 4.0]))
     tensor([10.+0.j, -2.+2.j, -2.+0.j], dtype=complex64)
     """
-    x = ops.asarray(x)
+    x = _real("rfft", x)
     axis = _axis("rfft", x, axis)
     x = _fitted("rfft", x, n, axis)
     return _scaled("rfft", rdft(x, axis=axis), x.shape[axis], norm, False)
@@ -241,7 +251,7 @@ def ihfft(x: Any, /, *, n: Any = None, axis: int = -1, norm: str = "backward") -
     >>> sk.fft.ihfft(sk.asarray([6.0, 0.0, -2.0, 0.0]))
     tensor([1.-0.j, 2.-0.j, 1.-0.j], dtype=complex64)
     """
-    x = ops.asarray(x)
+    x = _real("ihfft", x)
     axis = _axis("ihfft", x, axis)
     x = _fitted("ihfft", x, n, axis)
     return _scaled("ihfft", ops.conj(rdft(x, axis=axis)), x.shape[axis], norm, True)

@@ -135,7 +135,7 @@ ERRORS: list[tuple[Callable[[Any], Any], type[StagekitError], str]] = [
     (lambda x: sk.fft.fft(x, n=0), ShapeError, "fft: a length of 0"),
     (lambda x: sk.fft.fft(x, norm="none"), ArgumentError, "fft: norm is 'none'"),
     (lambda x: sk.fft.fft(x[:0], axis=0), ShapeError, "fft: axis 0 .* is empty"),
-    (lambda x: sk.fft.rfft(x * 1j), DTypeError, "rdft: the operand is complex128, not real"),
+    (lambda x: sk.fft.rfft(x * 1j), DTypeError, "rfft: the operand is complex128, not real"),
     (lambda x: sk.fft.irfft(x, n=-2), ShapeError, "irfft: a length of -2"),
     (lambda x: sk.fft.irfft(x[..., :1]), ShapeError, "irfft: a length of 0"),
     (lambda x: sk.fft.fftn(x, s=(1, 2), axes=(0,)), ShapeError, "fftn: 2 lengths for 1 axes"),
