@@ -23,6 +23,7 @@ END = "# End of what the script makes\n"
 K = mp.mpf("3.75")  # t = (x - K) / (x + K) takes [0, inf) to [-1, 1)
 CENTRE = mp.mpf("1.1875")  # near the middle of (1 + 2x) exp(x^2) erfc(x), and 5 bits long
 LARGEST = 28  # erfc is 0 beyond it, in double
+LARGEST_NARROW = mp.mpf("10.125")  # the same in single
 SLICES = 16  # of an octave, in the table of exp
 
 
@@ -103,6 +104,14 @@ def block() -> str:
             top,
             25,
             "(1 + 2x) exp(x^2) erfc(x) - ERFC_CENTRE in t = (x - K) / (x + K), x <= 28",
+        ),
+        fitted(
+            "ERFC_NARROW",
+            scaled_erfc,
+            -1,
+            (LARGEST_NARROW - K) / (LARGEST_NARROW + K),
+            14,
+            "the same, x <= 10.125",
         ),
         fitted("LOG1P", log1p_rest, -1, 1, 22, "(x - log(1 + x)) / x^2 in w = 2x - 1, x <= 1"),
         tuple_of("EXP", (1 / mp.factorial(n) for n in range(7, 1, -1)), "1/7! ... 1/2!"),

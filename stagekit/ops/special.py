@@ -90,6 +90,23 @@ ERFC = (
     -0.140240598585547,
     0.05001263083782758,
 )
+# the same, x <= 10.125: error below 2^-36
+ERFC_NARROW = (
+    3.2640893468441694e-05,
+    4.3924490885831056e-05,
+    -0.00030292824500358653,
+    0.000293606491651739,
+    0.0017609318195763114,
+    -0.009745578812435112,
+    0.028361244390263912,
+    -0.05869364170255054,
+    0.09230442307185674,
+    -0.10880390901648862,
+    0.08227673377340768,
+    0.0035854148860316815,
+    -0.14024059851621254,
+    0.050012630840237805,
+)
 # (x - log(1 + x)) / x^2 in w = 2x - 1, x <= 1: error below 2^-59
 LOG1P = (
     -7.1899594317561195e-12,
@@ -248,8 +265,8 @@ def _erf_narrow(x: Array) -> Array:
 
 
 def _erfc_narrow(x: Array) -> Array:
-    a = np.minimum(np.abs(x), LARGEST)
-    scaled = ERFC_CENTRE + horner(ERFC, (a - ERFC_K) / (a + ERFC_K))
+    a = np.minimum(np.abs(x), 10.125)  # beyond, erfc rounds to 0
+    scaled = ERFC_CENTRE + horner(ERFC_NARROW, (a - ERFC_K) / (a + ERFC_K))
     result: Array = np.exp(-a * a) * scaled / (1.0 + 2.0 * a)
     return np.where(x < 0.0, 2.0 - result, result)
 
