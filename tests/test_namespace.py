@@ -111,7 +111,7 @@ INTERNAL = {
     "At", "alias", "aligned", "as_shape", "barrier", "convolution", "custom", "fold", "gather",
     "getitem",
     "host_integers", "iota", "located_shapes", "maximum_size", "methods", "multiply_high", "number",
-    "on_host", "random_advance", "random_bits", "random_category", "random_normal",
+    "on_host", "place", "random_advance", "random_bits", "random_category", "random_normal",
     "require_channels", "root", "scalar", "setitem", "slice", "total", "transposed",
     "unbroadcast", "windows",
 }  # fmt: skip
