@@ -231,7 +231,6 @@ from stagekit.symbolic import maximum as maximum_size
 from stagekit.ops import decomposition, fourier, linalg, methods  # noqa: F401  # isort: skip
 
 __all__ = [
-    "place",
     "abs", "acos", "acosh", "add", "aligned", "angle", "asin", "asinh", "atan", "atan2", "atanh",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "ceil", "clip", "conj", "copysign", "cos", "cosh", "divide", "equal", "erf",
@@ -255,8 +254,8 @@ __all__ = [
     "diag", "diagonal", "dot", "einsum", "inner", "kron", "outer", "tensordot", "trace", "vecdot",
     "multiply_high", "random_advance", "random_bits", "random_category", "random_normal",
     "host_integers", "on_host", "scalar",
-    "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "setitem", "take",
-    "take_along_axis",
+    "At", "argwhere", "flatnonzero", "gather", "getitem", "nonzero", "place", "setitem",
+    "take", "take_along_axis",
     "cumulative_max", "cumulative_min", "cumulative_prod", "cumulative_sum", "diff",
     "argsort", "isin", "searchsorted", "sort", "topk", "unique", "unique_all", "unique_counts",
     "unique_inverse", "unique_values",
