@@ -186,6 +186,15 @@ def real_of(d: DType) -> DType:
     return {complex64: float32, complex128: float64}.get(d, d)
 
 
+def widest(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """The NumPy dtype in which a long fold of another is computed.
+
+    >>> widest(np.dtype("float32")), widest(np.dtype("int8"))
+    (dtype('float64'), dtype('int8'))
+    """
+    return {"f": float64.numpy, "c": complex128.numpy}.get(kind.kind, kind)
+
+
 def _promote_strong(strong: Sequence[DType], op: str) -> DType:
     rank = max(RANK[d.kind] for d in strong)
     peers = [d for d in strong if RANK[d.kind] >= min(rank, 2)]

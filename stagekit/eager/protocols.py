@@ -158,14 +158,6 @@ def _sorted(name: str) -> Callable[..., Any]:
     return ordered
 
 
-def _running(name: str) -> Callable[..., Any]:
-    """`cumsum` and `cumprod`, which flatten without an axis."""
-    op: Callable[..., Any] = getattr(ops, name)
-    return lambda a, axis=None, dtype=None: op(
-        ops.reshape(a, (-1,)) if axis is None else a, axis=axis, dtype=dtype
-    )
-
-
 def _unique(
     ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False
 ) -> Any:
@@ -181,8 +173,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "searchsorted": lambda a, v, side="left", sorter=None: ops.searchsorted(
         a, v, side=side, sorter=sorter
     ),
-    "cumsum": _running("cumulative_sum"),
-    "cumprod": _running("cumulative_prod"),
+    "cumsum": lambda a, axis=None, dtype=None: ops.asarray(a).cumsum(axis, dtype=dtype),
+    "cumprod": lambda a, axis=None, dtype=None: ops.asarray(a).cumprod(axis, dtype=dtype),
     "cumulative_sum": lambda x, *, axis=None, dtype=None, include_initial=False: (
         ops.cumulative_sum(x, axis=axis, dtype=dtype, include_initial=include_initial)
     ),

@@ -56,3 +56,13 @@ def pointwise(name: str) -> Callable[..., Any]:
         return OPS[name](*ranked(args, mapped), **attrs)
 
     return batch
+
+
+def along_axis(name: str) -> Callable[..., Any]:
+    """The rule of an op along one `axis`, whose operands have one shape beside it."""
+
+    def batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: dict[str, Any]) -> Any:
+        parts = [spread(size, x, m) for x, m in zip(args, mapped, strict=True)]
+        return OPS[name](*parts, **attrs | {"axis": attrs["axis"] + 1})
+
+    return batch

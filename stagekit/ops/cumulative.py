@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
 from stagekit.op import OPS, Op, Speller
+from stagekit.ops.batching import along_axis
 from stagekit.ops.elementwise import floating, number, ordered
 from stagekit.ops.reduction import accumulator
 from stagekit.source import here
-from stagekit.types import TensorType, as_integer, normalize_axis, same_shape, shape_text
+from stagekit.types import TensorType, as_integer, normalize_axis, same_shape, shape_text, widest
 
 Rule = Callable[..., Any]
 
@@ -33,20 +32,16 @@ def _cumulative(name: str, fold: str, evaluate: Rule, **facts: Any) -> Op:
 
         return e.reduce(fold, x.dtype, [idx[axis] + 1], each)
 
-    def batch(size: Any, args: Any, mapped: Any, attrs: Any) -> Any:
-        return op(*args, axis=attrs["axis"] + 1)
-
-    op = Op(
+    return Op(
         name,
         infer=lambda x, *, axis: x,
         evaluate=evaluate,
         element=element,
-        batch=batch,
+        batch=along_axis(name),
         family="cumulative",
         doc=_DOC.format(name=name, result=_EXAMPLES[name]),
         **facts,
     )
-    return op
 
 
 _DOC = """The primitive of `{name}`, which says what it means.
@@ -91,14 +86,9 @@ def _recurrence_type(a: TensorType, b: TensorType, *, axis: int) -> TensorType:
     return b
 
 
-def _widest(x: Any) -> Any:
-    """The type in which a long fold is computed."""
-    return {"f": np.float64, "c": np.complex128}.get(x.dtype.kind, x.dtype)
-
-
 def _recurrence_evaluate(xp: Any, a: Any, b: Any, *, axis: int) -> Any:
     """In log2(n) doubling steps: after each, y[k] is right for a start up to `step` before k."""
-    factors, out = (xp.moveaxis(x.astype(_widest(x)), axis, -1) for x in (a, b))
+    factors, out = (xp.moveaxis(x.astype(widest(x.dtype)), axis, -1) for x in (a, b))
     step = 1
     while step < out.shape[-1]:
         out[..., step:] += factors[..., step:] * out[..., :-step]
@@ -133,13 +123,6 @@ def _recurrence_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return _recurrence(xs[0], ops.total(terms if tb is None else [*terms, tb]), **attrs)
 
 
-def _recurrence_batch(size: Any, args: Any, mapped: Any, attrs: Any) -> Any:
-    pair = [
-        x if m else ops.broadcast_to(x, (size, *x.shape)) for x, m in zip(args, mapped, strict=True)
-    ]
-    return _recurrence(*pair, axis=attrs["axis"] + 1)
-
-
 _recurrence: Op = Op(
     "recurrence",
     infer=_recurrence_type,
@@ -148,7 +131,7 @@ _recurrence: Op = Op(
     dtypes=floating,
     vjp=_recurrence_vjp,
     jvp=_recurrence_jvp,
-    batch=_recurrence_batch,
+    batch=along_axis("recurrence"),
     family="cumulative",
     doc="""y[k] = a[k] y[k - 1] + b[k] along `axis`, y[0] = b[0]; Blelloch 1990, section 1.4.
 
@@ -162,7 +145,7 @@ _recurrence: Op = Op(
 
 def _sum_evaluate(xp: Any, x: Any, *, axis: int) -> Any:
     """Of float64 with the errors that the additions made added at the end (Ogita, Rump, Oishi)."""
-    out = x.cumsum(axis, dtype=_widest(x))
+    out = x.cumsum(axis, dtype=widest(x.dtype))
     if x.dtype.kind not in "fc":
         return out
     if x.dtype != out.dtype:
@@ -193,7 +176,7 @@ def _from_the_end(x: Any, *, axis: int) -> Any:
 
 
 def _prod_evaluate(xp: Any, x: Any, *, axis: int) -> Any:
-    return x.cumprod(axis, dtype=_widest(x)).astype(x.dtype, copy=False)
+    return x.cumprod(axis, dtype=widest(x.dtype)).astype(x.dtype, copy=False)
 
 
 def _prod_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:

@@ -4,12 +4,14 @@ says its adjoint. `stagekit.fft` has the public functions: lengths, several axes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import stagekit.ops as ops
 from stagekit.errors import DTypeError, ShapeError
 from stagekit.op import Op
+from stagekit.ops.batching import along_axis
+from stagekit.ops.movement import linear
 from stagekit.types import DType, TensorType, complex_of, default_int, promote, real_of, shape_text
 
 POCKETFFT = "pocketfft, through numpy.fft"
@@ -37,21 +39,17 @@ def _require_some(name: str, x: TensorType, axis: int) -> None:
         )
 
 
-def _declare(name: str, **facts: Any) -> Op:
-    """A linear op along `axis` with a result for every lane of the other axes."""
-
-    def batch(size: Any, args: Any, mapped: Any, attrs: Any) -> Any:
-        return op(args[0], **attrs | {"axis": attrs["axis"] + 1})
-
-    op = Op(
+def _declare(name: str, adjoint: Callable[..., Any], **facts: Any) -> Op:
+    """A linear op along `axis`."""
+    return linear(
         name,
+        adjoint,
+        moves=False,
         library=POCKETFFT,
-        jvp=lambda tangents, out, xs, attrs: op(tangents[0], **attrs),
-        batch=batch,
+        batch=along_axis(name),
         family="fourier",
         **facts,
     )
-    return op
 
 
 # ----- complex to complex -------------------------------------------------------------------------
@@ -69,10 +67,10 @@ def _dft_value(xp: Any, x: Any, *, axis: int, inverse: bool) -> Any:
 
 dft: Op = _declare(
     "dft",
+    lambda ct, x, *, axis, inverse: dft(ct, axis=axis, inverse=not inverse),
     infer=_dft_type,
     evaluate=_dft_value,
     dtypes=_complex,
-    vjp=lambda i, ct, out, xs, attrs: dft(ct, **attrs | {"inverse": not attrs["inverse"]}),
     doc="""sum over j of x[j] exp(-2 pi i j k / n), with `inverse` of exp(2 pi i j k / n).
 
     The matrix of one is the conjugate transpose of the other's. As `numpy.fft.fft`.
@@ -112,23 +110,22 @@ def _counts(like: Any, axis: int, size: Any) -> Any:
     return ops.reshape(ops.where(once, 1.0, 2.0), tuple(shape))
 
 
-def _rdft_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
-    axis, size = attrs["axis"], xs[0].shape[attrs["axis"]]
+def _rdft_adjoint(ct: Any, x: Any, *, axis: int) -> Any:
+    size = x.shape[axis]
     return irdft(ct / _counts(ct, axis, size), axis=axis, size=size)
 
 
-def _irdft_vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
-    axis = attrs["axis"]
+def _irdft_adjoint(ct: Any, y: Any, *, axis: int, size: Any) -> Any:
     half = rdft(ct, axis=axis)
-    return half * _counts(half, axis, attrs["size"])
+    return half * _counts(half, axis, size)
 
 
 rdft: Op = _declare(
     "rdft",
+    _rdft_adjoint,
     infer=_rdft_type,
     evaluate=lambda xp, x, *, axis: xp.fft.rfft(x, axis=axis),
     dtypes=_real,
-    vjp=_rdft_vjp,
     doc="""The first n // 2 + 1 results of `dft` for real numbers. As `numpy.fft.rfft`.
 
     >>> rdft(ops.asarray([1.0, 2.0]), axis=0)
@@ -137,10 +134,10 @@ rdft: Op = _declare(
 )
 irdft: Op = _declare(
     "irdft",
+    _irdft_adjoint,
     infer=_irdft_type,
     evaluate=lambda xp, y, *, axis, size: xp.fft.irfft(y, size, axis=axis, norm="forward"),
     dtypes=_complex,
-    vjp=_irdft_vjp,
     doc="""The inverse `dft` of a half of `size` elements whose rest is its conjugate. As
     `numpy.fft.irfft`.
 

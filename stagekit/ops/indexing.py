@@ -32,6 +32,7 @@ from stagekit.types import (
     same_shape,
     same_size,
     shape_text,
+    widest,
 )
 
 Axes = tuple[int, ...]
@@ -215,8 +216,7 @@ def _scatter_evaluate(xp: Any, x: Any, updates: Any, *indices: Any, axes: Axes, 
         raise TypeError("NumPy would order them by parts; the type rule words the error")
     folds = mode in ("add", "multiply") and indices[0].size > 1
     # In float64 the error does not grow with the number of updates of one place.
-    wide = {"f": np.float64, "c": np.complex128}.get(x.dtype.kind if folds else "", x.dtype)
-    out = xp.array(x, wide, order="C")
+    out = xp.array(x, widest(x.dtype) if folds else x.dtype, order="C")
     key = _key(x.ndim, indices, axes)
     if mode == "set":
         out[key] = updates

@@ -26,6 +26,7 @@ from stagekit.types import (
     real_of,
     same_size,
     shape_text,
+    widest,
 )
 
 LAPACK = "LAPACK, through numpy.linalg"
@@ -353,7 +354,7 @@ solve_triangular: Op = Op(
 
 def _double(x: Any) -> Any:
     """An array in double precision."""
-    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+    return x.astype(widest(x.dtype))
 
 
 def _without(xp: Any, s: Any, m: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
 from stagekit.op import Op, Speller
-from stagekit.ops.batching import Mapped, behind, ranked, spread
+from stagekit.ops.batching import Mapped, along_axis, behind, ranked, spread
 from stagekit.source import here
 from stagekit.symbolic import Dim, maximum, product
 from stagekit.types import (
@@ -31,7 +31,12 @@ Shape = tuple[Any, ...]
 
 
 def linear(
-    name: str, transpose: Callable[..., Any], *, moves: bool = True, **facts: Any
+    name: str,
+    transpose: Callable[..., Any],
+    *,
+    moves: bool = True,
+    family: str = "movement",
+    **facts: Any,
 ) -> Op:
     """Declare an op linear in its one operand: `transpose(ct, x, **attrs)` is its vjp."""
 
@@ -41,7 +46,7 @@ def linear(
     def jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
         return op(tangents[0], **attrs)
 
-    op = Op(name, vjp=vjp, jvp=jvp, moves=moves, family="movement", **facts)
+    op = Op(name, vjp=vjp, jvp=jvp, moves=moves, family=family, **facts)
     return op
 
 
@@ -595,11 +600,6 @@ def _concat_jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
     return _concat(*parts, **attrs)
 
 
-def _concat_batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
-    parts = [spread(size, x, m) for x, m in zip(args, mapped, strict=True)]
-    return _concat(*parts, axis=attrs["axis"] + 1)
-
-
 _concat: Op = Op(
     "concat",
     infer=_concat_type,
@@ -609,7 +609,7 @@ _concat: Op = Op(
     vjp=_concat_vjp,
     jvp=_concat_jvp,
     moves=True,
-    batch=_concat_batch,
+    batch=along_axis("concat"),
     family="movement",
     doc="""Operands joined along `axis`, in their common type. As `numpy.concatenate`.
 

@@ -15,7 +15,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ShapeError
 from stagekit.op import OPS, Op, Speller
-from stagekit.ops.batching import Mapped, behind
+from stagekit.ops.batching import Mapped, along_axis, behind
 from stagekit.ops.elementwise import logical, number, ordered
 from stagekit.symbolic import product
 from stagekit.types import (
@@ -28,6 +28,7 @@ from stagekit.types import (
     normalize_axis,
     real_of,
     shape_text,
+    widest,
 )
 
 Axes = tuple[int, ...]
@@ -211,8 +212,7 @@ def _shifted(x: Any, step: int) -> Any:
 
 def _prod_evaluate(xp: Any, x: Any, *, axes: Axes) -> Any:
     """Floats are multiplied in float64, so that the error does not grow with the length."""
-    wide = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}.get(x.dtype.kind, x.dtype)
-    return x.prod(axis=axes, dtype=wide).astype(x.dtype)
+    return x.prod(axis=axes, dtype=widest(x.dtype)).astype(x.dtype)
 
 
 _prod = reduction(
@@ -295,7 +295,7 @@ def _arg(name: str, evaluate: Callable[..., Any]) -> Op:
         element=element,
         dtypes=ordered,
         nondifferentiable="the result is an index",
-        batch=lambda size, args, mapped, attrs: OPS[name](*args, axis=attrs["axis"] + 1),
+        batch=along_axis(name),
         family="reduction",
         doc=_DOC.format(name=name, attrs="axis=0", result=_EXAMPLES[name]),
     )

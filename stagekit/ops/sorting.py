@@ -13,6 +13,7 @@ import numpy as np
 import stagekit.ops as ops
 from stagekit.errors import ArgumentError, ShapeError
 from stagekit.op import Op, Speller, weak_type
+from stagekit.ops.batching import along_axis
 from stagekit.ops.elementwise import ordered, real_numeric
 from stagekit.source import here
 from stagekit.symbolic import plain
@@ -70,11 +71,6 @@ def _argsort_evaluate(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
     return _order(xp, _turned(xp, x, descending), axis)
 
 
-def _deeper(op: Any) -> Any:
-    """The batching rule of an op of one operand along an axis."""
-    return lambda size, args, mapped, attrs: op()(*args, **{**attrs, "axis": attrs["axis"] + 1})
-
-
 _argsort: Op = Op(
     "argsort",
     infer=lambda x, *, axis, descending: x.with_dtype(default_int),
@@ -82,7 +78,7 @@ _argsort: Op = Op(
     evaluate=_argsort_evaluate,
     library="a sorting network or merge is no function of one element",
     nondifferentiable=_INDEX,
-    batch=_deeper(lambda: _argsort),
+    batch=along_axis("argsort"),
     family="sorting",
     doc="""The places of the elements along `axis` in sorted order. As a stable `numpy.argsort`.
 
@@ -119,7 +115,7 @@ _sort: Op = Op(
     library="a sorting network or merge is no function of one element",
     vjp=_sort_vjp,
     jvp=_sort_jvp,
-    batch=_deeper(lambda: _sort),
+    batch=along_axis("sort"),
     family="sorting",
     doc="""The elements along `axis` in sorted order. As a stable `numpy.sort`.
 
@@ -202,7 +198,7 @@ _argtopk: Op = Op(
     evaluate=_argtopk_evaluate,
     library="a selection is no function of one element",
     nondifferentiable=_INDEX,
-    batch=_deeper(lambda: _argtopk),
+    batch=along_axis("argtopk"),
     family="sorting",
     doc="""The first k of `argsort` along `axis`, descending for `largest`. As `dask.array.argtopk`.
 
