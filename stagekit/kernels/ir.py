@@ -1,0 +1,432 @@
+"""Kernel code before it is anyone's language: scalar values, folds, and the loops around them.
+
+A `Value` is one scalar of a loop body: an instruction of a machine that LLVM and CUDA C both have.
+Equal values are one object, so common subexpressions need no pass. Indices are `Expr`s over the
+names of loop variables and sizes; what a load reads is an offset in elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stagekit.symbolic import Expr
+from stagekit.types import DType, bool_, dtype, float32, float64, int32, int64
+
+# What a machine can do to scalars. Comparisons give bool; `ne` is true of NaN, the others false.
+# `div` is of floats only: `quotient` and `modulus` are of integers, truncate, and never trap, since
+# whoever spells them makes sure of the divisor. `shift_right` is arithmetic where the type is
+# signed. `convert` is a C cast that saturates, `bits` reinterprets as a type of the same width.
+FLOAT_OPS = (
+    "add", "sub", "mul", "div", "neg", "abs", "sqrt", "fma", "floor", "ceil", "trunc", "rint",
+    "copysign",
+)  # fmt: skip
+INTEGER_OPS = (
+    "add", "sub", "mul", "neg", "quotient", "modulus", "and", "or", "xor", "shift_left",
+    "shift_right",
+)  # fmt: skip
+BOOL_OPS = ("and", "or", "xor")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+OTHER_OPS = ("select", "convert", "bits")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Value:
+    """One scalar: an instruction on values, or a leaf.
+
+    The leaves are `constant` (attr: a Python number), `load` (a `Load`), `number` (an `Expr` as a
+    scalar), `test` (a `Test` of two `Expr`s), `fold` (a `Fold` of its one argument) and `local`
+    (what an earlier stage of the kernel found: attr is its place).
+    """
+
+    serial: int
+    op: str
+    args: tuple[Value, ...]
+    type: DType
+    attr: Any
+    names: frozenset[str]  # the loop variables it depends on, and other names of indices
+    body: Body
+
+    def __repr__(self) -> str:
+        return f"<value {self.serial} {self.op}: {self.type}>"
+
+    def _with(self, other: Any) -> Value:
+        return other if isinstance(other, Value) else self.body.constant(other, self.type)
+
+    def __add__(self, other: Any) -> Value:
+        return self.body.make("add", self, self._with(other))
+
+    def __radd__(self, other: Any) -> Value:
+        return self.body.make("add", self._with(other), self)
+
+    def __sub__(self, other: Any) -> Value:
+        return self.body.make("sub", self, self._with(other))
+
+    def __rsub__(self, other: Any) -> Value:
+        return self.body.make("sub", self._with(other), self)
+
+    def __mul__(self, other: Any) -> Value:
+        return self.body.make("mul", self, self._with(other))
+
+    def __rmul__(self, other: Any) -> Value:
+        return self.body.make("mul", self._with(other), self)
+
+    def __truediv__(self, other: Any) -> Value:
+        return self.body.make("div", self, self._with(other))
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return self.body.make("div", self._with(other), self)
+
+    def __neg__(self) -> Value:
+        return self.body.make("neg", self)
+
+    def __and__(self, other: Any) -> Value:
+        return self.body.make("and", self, self._with(other))
+
+    def __or__(self, other: Any) -> Value:
+        return self.body.make("or", self, self._with(other))
+
+    def __xor__(self, other: Any) -> Value:
+        return self.body.make("xor", self, self._with(other))
+
+    def __invert__(self) -> Value:
+        return self ^ (True if self.type is bool_ else -1 if self.type.kind == "int" else
+                       self.type.highest)  # fmt: skip
+
+    def __lshift__(self, other: Any) -> Value:
+        return self.body.make("shift_left", self, self._with(other))
+
+    def __rshift__(self, other: Any) -> Value:
+        return self.body.make("shift_right", self, self._with(other))
+
+    def __lt__(self, other: Any) -> Value:
+        return self.body.make("lt", self, self._with(other))
+
+    def __le__(self, other: Any) -> Value:
+        return self.body.make("le", self, self._with(other))
+
+    def __gt__(self, other: Any) -> Value:
+        return self.body.make("gt", self, self._with(other))
+
+    def __ge__(self, other: Any) -> Value:
+        return self.body.make("ge", self, self._with(other))
+
+    def __bool__(self) -> bool:
+        raise TypeError("a value of a kernel is not known while the kernel is made: use select")
+
+
+class Load(NamedTuple):
+    """An element of a buffer; where `guard` (a bool value) is false, nothing is read."""
+
+    buffer: str
+    offset: Expr
+    guard: Value | None
+
+
+class Test(NamedTuple):
+    """A comparison of two indices: `lt`, `le`, `eq` or `ne`."""
+
+    relation: str
+    left: Expr
+    right: Expr
+
+
+class Fold(NamedTuple):
+    """A fold of a value over loops: "add", "mul", "min", "max", "or", "and", "argmin", "argmax"."""
+
+    op: str
+    loops: tuple[Loop, ...]
+
+
+class Loop(NamedTuple):
+    """A loop variable that runs from 0 to an extent."""
+
+    name: str
+    extent: Expr
+
+
+class Body:
+    """The values of one kernel, each once; and the meaning of the names that stand for values.
+
+    >>> body = Body()
+    >>> x = body.load("x", Expr.named("i"), float32)
+    >>> (x + 1.0) * 2.0 is (x + 1.0) * 2.0
+    True
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Any, Value] = {}
+        self.dynamic: dict[str, Value] = {}  # names of indices that are values: of a gather
+
+    def _made(
+        self, op: str, args: tuple[Value, ...], type: DType, attr: Any, names: frozenset[str],
+        key: Any = None,
+    ) -> Value:  # fmt: skip
+        full = (op, tuple(a.serial for a in args), type.name, attr if key is None else key)
+        value = self._values.get(full)
+        if value is None:
+            serial = len(self._values)
+            value = self._values[full] = Value(serial, op, args, type, attr, names, self)
+        return value
+
+    def make(self, op: str, *args: Value) -> Value:
+        """An instruction; comparisons give bool, everything else the type of the last operand."""
+        type_ = bool_ if op in COMPARISONS else args[-1].type
+        for a in args[1:] if op == "select" else args:
+            if a.type is not args[-1].type:
+                raise TypeError(f"{op}: types {', '.join(str(a.type) for a in args)}")
+        folded = _folded(self, op, args, type_)
+        if folded is not None:
+            return folded
+        return self._made(op, args, type_, None, frozenset().union(*(a.names for a in args)))
+
+    def constant(self, value: Any, type: DType) -> Value:
+        """A number of a type; integers wrap."""
+        exact = constant_bits(value, type)
+        return self._made("constant", (), type, exact, frozenset(), key=_key(exact))
+
+    def load(self, buffer: str, offset: Expr, type: DType, guard: Value | None = None) -> Value:
+        """An element of a buffer."""
+        names = self.names(offset) | (guard.names if guard is not None else frozenset())
+        attr = Load(buffer, offset, guard)
+        key = (buffer, offset, None if guard is None else guard.serial)
+        return self._made("load", (), type, attr, names, key)
+
+    def number(self, index: Expr, type: DType) -> Value:
+        """An index as a scalar."""
+        if index.constant is not None:
+            return self.constant(index.constant, type)
+        return self._made("number", (), type, index, self.names(index))
+
+    def test(self, relation: str, left: Expr, right: Expr) -> Value:
+        """A comparison of indices."""
+        gap = (left - right).constant
+        if gap is not None:
+            return self.constant(_RELATIONS[relation](gap), bool_)
+        names = self.names(left) | self.names(right)
+        return self._made("test", (), bool_, Test(relation, left, right), names)
+
+    def fold(self, op: str, loops: Sequence[Loop], body: Value, type: DType) -> Value:
+        """A fold of `body` over loops, whose variables are bound by it."""
+        bound = {loop.name for loop in loops}
+        extents = [self.names(loop.extent) for loop in loops]
+        names = body.names.union(*extents) - bound
+        return self._made("fold", (body,), type, Fold(op, tuple(loops)), names)
+
+    def local(self, place: int, value: Value) -> Value:
+        """A value that an earlier stage found."""
+        return self._made("local", (), value.type, place, value.names)
+
+    def index(self, value: Value) -> Expr:
+        """An integer value as an index."""
+        if value.op == "number" and value.type is int64:
+            return value.attr  # type: ignore[no-any-return]
+        if value.op == "constant":
+            return Expr.of(int(value.attr))
+        name = f"@{value.serial}"
+        self.dynamic[name] = value
+        return Expr.named(name)
+
+    def names(self, index: Expr) -> frozenset[str]:
+        """The names in an index, and in the values that some of them stand for."""
+        found = index.names
+        for name in found:
+            if name in self.dynamic:
+                found |= self.dynamic[name].names
+        return found
+
+
+_RELATIONS = {
+    "lt": lambda gap: gap < 0,
+    "le": lambda gap: gap <= 0,
+    "eq": lambda gap: gap == 0,
+    "ne": lambda gap: gap != 0,
+}
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, float):
+        return "float", value.hex() if value == value else "nan"
+    return type(value).__name__, value
+
+
+def constant_bits(value: Any, type: DType) -> Any:
+    """A number rounded to a type, as a Python number.
+
+    >>> constant_bits(0.1, float32), constant_bits(-1, dtype("uint8"))
+    (0.10000000149011612, 255)
+    """
+    if type is bool_:
+        return bool(value)
+    if type.kind in ("int", "uint"):
+        span = 1 << (8 * type.itemsize)
+        wrapped = int(value) % span
+        return wrapped - span if type.kind == "int" and wrapped >= span // 2 else wrapped
+    with np.errstate(all="ignore"):
+        return float(type.numpy.type(value)) if math.isfinite(value) else float(value)
+
+
+def _folded(body: Body, op: str, args: tuple[Value, ...], type: DType) -> Value | None:
+    """What needs no instruction: exact identities only."""
+    if op == "select":
+        condition, then, otherwise = args
+        if condition.op == "constant":
+            return then if condition.attr else otherwise
+        return then if then is otherwise else None
+    if type is bool_ and op in ("and", "or"):
+        for one, other in (args, args[::-1]):
+            if one.op == "constant":
+                return other if bool(one.attr) == (op == "and") else one
+        return args[0] if args[0] is args[1] else None
+    if type.kind in ("int", "uint") and len(args) == 2 and args[1].op == "constant":
+        neutral = {"add": 0, "sub": 0, "mul": 1, "or": 0, "xor": 0, "shift_left": 0}
+        if op in neutral and args[1].attr == neutral[op]:
+            return args[0]
+    if type.kind == "float" and op == "neg" and args[0].op == "constant":
+        return body.constant(-args[0].attr, type)
+    return None
+
+
+# ----- words for rules of scalar mathematics ------------------------------------------------------
+
+
+def fma(x: Value, y: Any, z: Any) -> Value:
+    """x * y + z, rounded once."""
+    return x.body.make("fma", x, x._with(y), x._with(z))
+
+
+def select(condition: Value, then: Any, otherwise: Any) -> Value:
+    """`then` where the condition holds; both are computed. One of them must be a value."""
+    known = then if isinstance(then, Value) else otherwise
+    return condition.body.make("select", condition, known._with(then), known._with(otherwise))
+
+
+def equal(x: Value, y: Any) -> Value:
+    """x == y: false of NaN."""
+    return x.body.make("eq", x, x._with(y))
+
+
+def unequal(x: Value, y: Any) -> Value:
+    """x != y: true of NaN."""
+    return x.body.make("ne", x, x._with(y))
+
+
+def unary(op: str, x: Value) -> Value:
+    """`abs`, `sqrt`, `floor`, `ceil`, `trunc` or `rint` (to the nearest even integer)."""
+    return x.body.make(op, x)
+
+
+def copysign(x: Value, y: Value) -> Value:
+    """The size of x with the sign of y."""
+    return x.body.make("copysign", x, y)
+
+
+def convert(x: Value, target: DType) -> Value:
+    """The number in another type: rounded to nearest even, or truncated and saturated (NaN: 0)."""
+    if x.type is target:
+        return x
+    if x.op == "constant" and math.isfinite(x.attr):
+        value = math.trunc(x.attr) if target.kind in ("int", "uint") else x.attr
+        if not (x.type.kind == "float" and target.kind in ("int", "uint")) or (
+            target.lowest <= value <= target.highest
+        ):
+            return x.body.constant(value, target)
+    return x.body._made("convert", (x,), target, None, x.names)
+
+
+def bits(x: Value, target: DType) -> Value:
+    """The same bits as another type of the same width."""
+    return x if x.type is target else x.body._made("bits", (x,), target, None, x.names)
+
+
+def like(x: Value, value: Any) -> Value:
+    """A constant of the type of x."""
+    return x.body.constant(value, x.type)
+
+
+INTEGER_OF = {float32: int32, float64: int64}
+
+# ----- kernels ------------------------------------------------------------------------------------
+
+
+class Buffer(NamedTuple):
+    """A pointer that a kernel is given, to elements of a type."""
+
+    name: str
+    type: DType
+
+
+class Store(NamedTuple):
+    """A value written to an element of a buffer."""
+
+    buffer: str
+    offset: Expr
+    value: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One loop nest inside each row: folds that it computes, and stores of elements.
+
+    `folds` are `fold` values over this stage's loops; later stages use them. `columns` are folds
+    over the rows: each column's running value, a row of which every chunk of rows keeps.
+    """
+
+    loops: tuple[Loop, ...]
+    folds: tuple[Value, ...]
+    stores: tuple[Store, ...]
+    columns: tuple[Store, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Loops over rows, which are independent of each other, around stages one after the other.
+
+    `buffers` are the pointers it is given, `sizes` the names of sizes, in this order. `scratch`
+    says how many elements of which type a row keeps between its stages.
+    """
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    sizes: tuple[str, ...]
+    rows: tuple[Loop, ...]
+    stages: tuple[Stage, ...]
+    body: Body
+    scratch: tuple[tuple[str, DType, Expr], ...] = ()
+
+
+def operands(roots: Iterable[Value]) -> list[Value]:
+    """The values needed for some, operands first; what only a fold's body needs is left out."""
+    found: set[Value] = set()
+    order: list[Value] = []
+
+    def visit(value: Value) -> None:
+        if value in found:
+            return
+        found.add(value)
+        for arg in () if value.op == "fold" else arguments(value):
+            visit(arg)
+        order.append(value)
+
+    for root in roots:
+        visit(root)
+    return order
+
+
+def arguments(value: Value) -> tuple[Value, ...]:
+    """The operands of a value, those hidden in its indices included."""
+    hidden: list[Value] = []
+    if value.op == "load":
+        hidden = [value.body.dynamic[n] for n in sorted(value.attr.offset.names)
+                  if n in value.body.dynamic]  # fmt: skip
+        if value.attr.guard is not None:
+            hidden.append(value.attr.guard)
+    elif value.op in ("number", "test"):
+        exprs = (value.attr,) if value.op == "number" else value.attr[1:]
+        hidden = [value.body.dynamic[n] for e in exprs for n in sorted(e.names)
+                  if n in value.body.dynamic]  # fmt: skip
+    return (*value.args, *hidden)
