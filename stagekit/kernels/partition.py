@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph
+from stagekit.kernels.matmul import View, is_callable
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
-from stagekit.types import DType, bfloat16
+from stagekit.types import DType, bfloat16, float32, float64
 
 SOURCES = frozenset(("full", "iota", "number"))
 IDENTITIES = frozenset(("alias", "stop_gradient", "barrier", "custom", "astype"))
@@ -75,7 +76,7 @@ class Decision(NamedTuple):
 class Cluster:
     """Nodes that become one step of a plan: kernels, or one call of a library.
 
-    `kind` is "kernel", "matmul", "convolution" or "library".
+    `kind` is "kernel", "matmul", "reshape" (the same bytes) or "library".
     """
 
     kind: str
@@ -107,8 +108,8 @@ class Partition:
     `reason_of(op, types)` says why no kernel has a node, None where one may.
     """
 
-    def __init__(self, graph: Graph, refused: Mapping[Any, str]) -> None:
-        self.graph, self.refused = graph, refused
+    def __init__(self, graph: Graph, refused: Mapping[Any, str], has_blas: bool) -> None:
+        self.graph, self.refused, self.has_blas = graph, refused, has_blas
         self.axes: dict[Node, Axes] = {}
         self.dropped: dict[Node, frozenset[Label]] = {}
         self.costly: set[Node] = set()
@@ -136,8 +137,7 @@ class Partition:
             return
         why = self._why_not(node)
         if why is not None:
-            kind = node.op.name if node.op.name in ("matmul", "convolution") else "library"
-            self._begin(node, kind, self._level(node) + 1, why)
+            self._begin(node, self._kind(node), self._level(node) + 1, why)
             return
         found = self._operand_clusters(node)
         level = max((c.level for c in found), default=0)
@@ -145,6 +145,15 @@ class Partition:
         refusal = self._joined(node, same)
         if refusal is not None:
             self._start(node, level + 1, refusal)
+
+    def _kind(self, node: Node) -> str:
+        """What runs a node that no kernel has among its elements."""
+        assert node.op is not None
+        if self.is_reshape_of(node):
+            return "reshape"
+        if node.op.name == "matmul" and self.has_blas and node.type.dtype in (float32, float64):
+            return "matmul"
+        return "library"
 
     def _is_source(self, node: Node) -> bool:
         if node.op is None:
@@ -486,14 +495,20 @@ class Partition:
         self._required: set[Node] = set()
         for cluster in self.clusters:
             cluster.nodes = list(dict.fromkeys(cluster.nodes))
-        for node in (*self.graph.outputs, *self.graph.checks):
+        used = {x for node in self.graph.nodes for x in node.inputs}
+        for node in self.graph.outputs:
             self.require(node)
+        for node in self.graph.checks:  # one that something reads is checked where it is read
+            if node not in used:
+                self.require(node)
         for node in self.graph.nodes:
             if node not in self.home or is_projection(node):
                 continue
             cluster = self.home[node].home
             for x in node.inputs:
-                if cluster.kind != "kernel":
+                if cluster.kind == "matmul":
+                    self.require(self.operand(x).base)
+                elif cluster.kind != "kernel":
                     self.require(x)
                 elif x in self.home and self.home[x].home is not cluster:
                     self._needed_by_kernel(x)
@@ -521,6 +536,39 @@ class Partition:
             and op.name in ("slice", "permute", "broadcast_to", "reshape", "stop_gradient", "alias",
                             "barrier", "custom", "flip")
         )  # fmt: skip
+
+    def operand(self, node: Node) -> View:
+        """A matrix as cblas can read it: where its elements lie already, else by itself."""
+        view = self._view(node)
+        return view if is_callable(view) else _contiguous(node)
+
+    def _view(self, node: Node) -> View:
+        """The strides of a node that only moves elements of another one; else its own."""
+        if node not in self.home or not self.is_free(node):
+            return _contiguous(node)
+        assert node.op is not None
+        attrs, shape = dict(node.attrs), tuple(map(Expr.of, node.type.shape))
+        inner = self._view(node.inputs[0])
+        base, offset, _, steps = inner
+        name = node.op.name
+        if name == "permute":
+            steps = tuple(steps[k] for k in attrs["axes"])
+        elif name == "slice":
+            for start, step in zip(attrs["starts"], steps, strict=True):
+                offset = offset + step * start
+            steps = tuple(s * d for s, d in zip(steps, attrs["strides"], strict=True))
+        elif name == "reshape":
+            kept = iter([s for s, n in zip(steps, inner.shape, strict=True) if n.constant != 1])
+            steps = tuple(Expr.of(1) if n.constant == 1 else next(kept) for n in shape)
+        elif name == "broadcast_to":
+            lead = len(shape) - len(steps)
+            steps = tuple(
+                Expr.of(0) if k < lead or inner.shape[k - lead] != n else steps[k - lead]
+                for k, n in enumerate(shape)
+            )
+        elif name == "flip":
+            return _contiguous(node)
+        return View(base, offset, shape, steps)
 
     def require(self, node: Node) -> None:
         """Have a node in memory."""
@@ -587,6 +635,16 @@ def _leads(axes: Axes, out: Axes) -> bool:
     while k < len(shown) and shown[k] in mine:
         k += 1
     return k > 0 and not mine & set(shown[k:])
+
+
+def _contiguous(node: Node) -> View:
+    shape = tuple(map(Expr.of, node.type.shape))
+    steps: list[Expr] = []
+    step: Any = Expr.of(1)
+    for n in reversed(shape):
+        steps.append(Expr.of(step))
+        step = step * n
+    return View(node, Expr.of(0), shape, tuple(reversed(steps)))
 
 
 def _native(dtype: DType) -> bool:
