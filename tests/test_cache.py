@@ -115,12 +115,13 @@ def test_other_files_are_no_entries(cache: Cache) -> None:
         (1 << 63).to_bytes(8, "little") + b"{}code",
         (7).to_bytes(8, "little") + b"{}code",
         (6).to_bytes(8, "little") + b"{}code",
+        (3).to_bytes(8, "little") + b"{}",
         (2).to_bytes(8, "little") + b"[]code",
         (90_000).to_bytes(8, "little") + b"[" * 90_000,
         b"\2\0",
         b"",
     ],
-    ids=["length beyond the file", "one beyond", "no JSON", "no dict", "deep", "short", "empty"],
+    ids=["far", "one beyond", "into the code", "JSON", "no dict", "deep", "short", "empty"],
 )
 def test_lengths_and_json_are_not_trusted_even_under_a_right_checksum(
     cache: Cache, body: bytes
@@ -514,7 +515,7 @@ def write():
 os.waitpid(forked(write), 0)
 start = time.monotonic()
 with cache.building(K) as found:
-    print(found, time.monotonic() - start < 1)
+    print(found, time.monotonic() - start < 5)
 """
 
 
@@ -530,7 +531,7 @@ with cache.building(K):
     child = forked(time.sleep, 30)
 start = time.monotonic()
 with cache.building(K):
-    print(time.monotonic() - start < 1)
+    print(time.monotonic() - start < 5)
 os.kill(child, signal.SIGKILL)
 """
     assert script(code, cache) == "True\n"
@@ -542,7 +543,7 @@ def test_a_builder_that_hangs_is_not_waited_for_long(
     monkeypatch.setattr(module, "_PATIENCE", 0.3)
     other = Cache(cache.folder, cache.max_bytes)
     with cache.building(K) as first:
-        for least, most in ((0.3, 2), (0, 0.1)):  # patience is for all of its waits
+        for least, most in ((0.3, 5), (0, 0.25)):  # patience is for all of its waits
             start = time.monotonic()
             with other.building(K) as found:
                 assert first is found is None
@@ -576,21 +577,30 @@ def test_a_build_that_raises_gives_its_lock_up(cache: Cache) -> None:
     start = time.monotonic()
     with cache.building(K) as found:
         assert found is None
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5
 
 
-def test_a_lock_taken_on_a_file_that_is_gone_is_no_lock(cache: Cache) -> None:
-    """The holder removes the file first: whoever waits must not hold the one that is gone."""
+def test_a_lock_on_a_file_that_is_gone_is_no_lock(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder gives its lock up just after another has opened the file."""
+
+    def late(at: int, how: int) -> None:
+        if lock:
+            cache._release(f"{K}.lock", lock.pop())
+        flock(at, how)
+
+    lock: list[int] = []
     Path(cache.folder).mkdir(mode=0o700)
     with cache._opened() as at:
-        lock = module._take(at, f"{K}.lock")
-        assert lock is not None
+        lock.append(module._take(at, f"{K}.lock") or -1)
         assert module._take(at, f"{K}.lock") is None
-        os.unlink(f"{K}.lock", dir_fd=at)
-        second = module._take(at, f"{K}.lock")
-        assert second is not None
-        os.close(second)
-        os.close(lock)
+        flock = module.fcntl.flock
+        monkeypatch.setattr(module.fcntl, "flock", late)
+        assert module._take(at, f"{K}.lock") is None
+        found = module._take(at, f"{K}.lock")
+        assert found is not None
+        os.close(found)
 
 
 def test_clearing_under_a_writer_is_no_error(

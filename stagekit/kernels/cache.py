@@ -269,10 +269,10 @@ class Cache:
         return found, lock
 
     def _release(self, name: str, lock: int) -> None:
-        """Give a lock up. The file goes first: who then gets a lock on it sees that it is gone."""
+        """Give a lock up. It is the file's removal that does it, since a lock counts only while its
+        file is there: a child forked meanwhile may have the descriptor, too, and keep it open."""
         with suppress(StagekitError, OSError), self._opened() as at:
             os.unlink(name, dir_fd=at)
-        fcntl.flock(lock, fcntl.LOCK_UN)  # a child forked meanwhile may have the descriptor, too
         os.close(lock)
 
     def _make_room(self, at: int, size: int) -> None:
@@ -395,7 +395,7 @@ def _read(at: int, name: str, limit: int) -> bytes | None:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with open(os.open(name, flags, dir_fd=at), "rb") as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or _fault(status) or status.st_size > limit:
+        if not stat.S_ISREG(status.st_mode) or _fault(status):
             return None
         if abs(time.time() - status.st_mtime) > _TOUCHED:
             with suppress(OSError):  # a folder that can only be read
@@ -420,11 +420,12 @@ def _write(at: int, name: str, data: bytes) -> None:
 
 
 def _take(at: int, name: str) -> int | None:
-    """A descriptor that holds the lock on a file, None while another holds it."""
+    """A descriptor that holds the lock on a file of this name, None while another holds it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(name, flags, 0o600, dir_fd=at)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The last holder may have removed the file since it was opened; the next makes a new one.
         if os.path.samestat(os.fstat(lock), os.stat(name, dir_fd=at, follow_symlinks=False)):
             return lock
     except (BlockingIOError, FileNotFoundError):
