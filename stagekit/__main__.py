@@ -1,4 +1,5 @@
-"""`python -m stagekit describe model.stagekit`: commands on the files that stagekit writes."""
+"""`python -m stagekit describe model.stagekit`, `python -m stagekit cache --info`: commands on the
+files that stagekit writes."""
 
 from __future__ import annotations
 
