@@ -25,7 +25,7 @@ from stagekit.kernels.ir import (
     operands,
 )
 from stagekit.kernels.loops import Fold, Nest, Stores, comparison, neutral_of
-from stagekit.kernels.schedule import every, stride
+from stagekit.kernels.schedule import count, every, product, stride
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 
@@ -545,7 +545,8 @@ class Writer(Emitter):
     def _nested(self, value: Value) -> str:
         """A fold that each lane has one of: loops inside, with an accumulator a lane."""
         fold, body = value.attr, value.args[0]
-        folding = Fold(fold.op, body, None, lanes=self.varies(value))
+        terms = count(product(loop.extent for loop in fold.loops))
+        folding = Fold(fold.op, body, None, lanes=self.varies(value), terms=terms)
         folding.place = fold.loops[-1].name
 
         def inside(loops: Sequence[Loop], carried: list[tuple[str, str]]) -> list[str]:

@@ -86,13 +86,15 @@ class Fold:
     """
 
     def __init__(
-        self, op: str, body: Value, stage: Stage | None, lanes: bool = True
+        self, op: str, body: Value, stage: Stage | None, lanes: bool = True, terms: int = 0
     ) -> None:
         self.op, self.body, self.type, self.lanes = op, body, body.type, lanes
         self.is_arg = op.startswith("arg")
         self.in_lanes = stage is None  # a result for each lane, not one for all
         self.loop = stage.loops[-1].name if stage is not None and stage.loops else ""
-        self.nested_wide = self.in_lanes and self._is_float_sum and body.type is float32
+        self.nested_wide = (
+            self.in_lanes and terms > _BLOCK and self._is_float_sum and body.type is float32
+        )
         self.place: Any = None
 
     @property

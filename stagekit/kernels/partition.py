@@ -224,7 +224,10 @@ class Partition:
         ):  # fmt: skip
             return f"{op.name} begins a kernel"
         trial = _Trial(self, clusters)
-        axes, folded = self._labelled(node, {x: self.axes[x] for x in inside}, trial)
+        known = {x: axes for c in clusters for x, axes in c.external.items()}
+        known.update((x, self.axes[x]) for x in inside)
+        trial.soft = known.keys() - set(inside)
+        axes, folded = self._labelled(node, known, trial)
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
         if refusal is not None:
             trial.undo()
@@ -316,7 +319,7 @@ class Partition:
         assert op is not None
         self.axes_of_read: dict[Node, Axes] = {}
         attrs = dict(node.attrs)
-        unite = trial.unite if trial is not None else _nothing
+        unite = trial.unite if trial is not None else _united
         if op.name == "permute":
             x = self._read(node.inputs[0], known)
             return tuple(x[k] for k in attrs["axes"]), []
@@ -361,9 +364,10 @@ class Partition:
                 other = known[x][at]
                 if other is None:
                     continue
-                if label is not None and label.root is not other.root:
-                    unite(label, other)
-                label = label or other
+                if label is None:
+                    label = other
+                elif label.root is not other.root and not unite(label, other, x):
+                    continue
             out.append(label if label is not None or n == 1 else self.fresh(n))
         for x in operands:
             if x not in known and not self._is_source(x):
@@ -412,7 +416,7 @@ class Partition:
 
     def _united(self, a: Label | None, b: Label | None, unite: Any) -> Label | None:
         if a is not None and b is not None and a.root is not b.root:
-            unite(a, b)
+            unite(a, b, None)
         return a if b is None else b
 
     def _aligned_indices(
@@ -477,7 +481,7 @@ class Partition:
             return
         for p, q in pairs:
             if p is not None and q is not None and p.root is not q.root:
-                trial.unite(p, q)
+                trial.unite(p, q, None)
         inner = {label.root for c in (a, b) for label in c.inner}
         labels = {label.root for c in (a, b) for n in c.nodes for label in self.axes[n] if label}
         labels |= {label.root for p, _ in pairs if (label := p) is not None}
@@ -603,28 +607,34 @@ class _Trial:
     def __init__(self, partition: Partition, clusters: Sequence[Cluster]) -> None:
         self.clusters = clusters
         self.made: list[Label] = []
+        self.soft: set[Any] = set()  # nodes that are only read
         self.refusal: str | None = None
 
-    def unite(self, a: Label, b: Label) -> None:
-        """Make two labels one loop, which no node may have twice."""
+    def unite(self, a: Label, b: Label, of: Node | None) -> bool:
+        """Make two labels one loop, which no node may have twice. What is only read, as `of` may
+        be, can be read by other loops as well.
+        """
         a, b = a.root, b.root
         if a is b:
-            return
+            return True
         for cluster in self.clusters:
             for pair in cluster.apart:
                 if {label.root for label in pair} == {a, b}:
-                    self.refusal = self.refusal or "the same loop would stand for two axes"
-                    return
+                    if of not in self.soft:
+                        self.refusal = self.refusal or "the same loop would stand for two axes"
+                    return False
         b.parent = a
         self.made.append(b)
+        return True
 
     def undo(self) -> None:
         for label in reversed(self.made):
             label.parent = label
 
 
-def _nothing(a: Label, b: Label) -> None:
+def _united(a: Label, b: Label, of: Node | None) -> bool:
     b.root.parent = a.root
+    return True
 
 
 def _leads(axes: Axes, out: Axes) -> bool:

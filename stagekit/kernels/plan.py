@@ -8,13 +8,14 @@ pointers of what library calls gave. It returns 0, or the number of a check that
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from stagekit.evaluation import Array
+from stagekit.evaluation import FAILURES, Array, explain, quietly, type_of
 from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
 from stagekit.kernels.emit import Emitter, memory_type
@@ -25,9 +26,10 @@ from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
 from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
-from stagekit.node import Node
-from stagekit.plan import Env
-from stagekit.symbolic import Expr
+from stagekit.node import Node, is_projection
+from stagekit.plan import Env, Plan, concrete
+from stagekit.settings import config
+from stagekit.symbolic import Expr, evaluate
 from stagekit.types import DType
 
 _PARALLEL = 1 << 15  # elements (times their cost) from which a second thread pays
@@ -69,12 +71,12 @@ class LibraryStep(Step):
 
 @dataclass(eq=False)
 class Layout:
-    """Where each buffer lies: which input, output or library result it is, or where in the arena."""
+    """Where each buffer lies: the number of an input, output or library result, or the arena."""
 
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, int] = field(default_factory=dict)
-    arena: Arena = Arena({}, Expr.of(0))
+    arena: Arena = field(default_factory=lambda: allocate({}))
 
 
 class Steps:
@@ -144,14 +146,14 @@ class Steps:
         self.steps.append(MatmulStep(name, reads, (out,), (node,), op))
 
     def _kernel(self, cluster: Cluster) -> None:
+        labelled = {**cluster.external, **{n: self.partition.axes[n] for n in cluster.nodes}}
         axes = {
             node: tuple(None if label is None else f"i{label.root.serial}" for label in found)
-            for node in cluster.nodes
-            if (found := self.partition.axes.get(node)) is not None
+            for node, found in labelled.items()
         }
         extents = {
             f"i{label.root.serial}": Expr.of(label.root.extent)
-            for node in cluster.nodes for label in self.partition.axes[node] if label is not None
+            for found in labelled.values() for label in found if label is not None
         }  # fmt: skip
         mine = set(cluster.nodes)
         memory = {node: name for node, name in self.buffers.items() if node not in mine}
@@ -404,6 +406,7 @@ class NativePlan:
                 code.stretch(f"plan{k}", stretch)
         self.text = code.text()
         threads.start()
+        blas.start()
         self.library = engine.load(engine.compile_ir(self.text))
         signature = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
         self.entries = [
@@ -446,5 +449,107 @@ class NativePlan:
 
     # ----- calls
 
+    @cached_property
+    def referee(self) -> Plan:
+        """The plan on NumPy, which words the errors."""
+        return Plan(self.graph)
+
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
-        raise NotImplementedError
+        if config.trap is not None:
+            return self.referee(arrays, env)
+        given = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
+        outputs = {
+            name: np.empty(concrete(type_.shape, env), type_.dtype.numpy)
+            for name, type_ in self.output_types.items()
+        }
+        arena = _aligned(int(evaluate(self.layout.arena.size, env)))
+        words = [a.ctypes.data for a in given]
+        words += [outputs[name].ctypes.data for name in self.layout.outputs]
+        words += [arena.ctypes.data, *(_as_word(env[n]) for n in self.symbols)]
+        hosts: list[Array | None] = [None] * len(self.layout.hosts)
+        block = (ctypes.c_int64 * (len(words) + len(hosts)))(*words)
+        memory = _Memory(self, given, outputs, arena, hosts, env)
+        for stretch, entry in zip(self.stretches, self.entries, strict=True):
+            if entry is None:
+                for name, array in memory.evaluated(stretch):
+                    at = self.layout.hosts[name]
+                    hosts[at] = array
+                    block[len(words) + at] = array.ctypes.data
+            elif entry(block):
+                return self.referee(arrays, env)
+        return [self._output(node, arrays, memory) for node in self.graph.outputs]
+
+    def _output(self, node: Node, arrays: Sequence[Array], memory: _Memory) -> Array:
+        if node in self.graph.inputs:
+            return arrays[self.graph.inputs.index(node)]
+        return memory.array(node)
+
+    def __str__(self) -> str:
+        lines = [f"plan {self.graph.name}: {len(self.steps.steps)} steps, native"]
+        for step in self.steps.steps:
+            reads, writes = ", ".join(step.reads), ", ".join(step.writes)
+            lines.append(f"  {writes} = {step.name}({reads})")
+        for name, offset in self.layout.arena.offsets.items():
+            lines.append(f"  {name} lies at {offset}")
+        return "\n".join([*lines, f"  arena: {self.layout.arena.size} bytes"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """The buffers of one call as NumPy arrays, for library calls and results."""
+
+    plan: NativePlan
+    inputs: Sequence[Array]
+    outputs: Mapping[str, Array]
+    arena: Array
+    hosts: Sequence[Array | None]
+    env: Env
+
+    def array(self, node: Node) -> Array:
+        """The elements of a node that lies in memory."""
+        steps, layout = self.plan.steps, self.plan.layout
+        name, type_ = steps.buffers[node], node.type
+        shape = concrete(type_.shape, self.env)
+        if name in layout.inputs:
+            return self.inputs[layout.inputs[name]].reshape(shape)
+        if name in self.outputs:
+            return self.outputs[name].reshape(shape)
+        if name in layout.hosts:
+            found = self.hosts[layout.hosts[name]]
+            assert found is not None
+            return found.reshape(shape)
+        if name in steps.constants:
+            return steps.constants[name].reshape(shape)
+        start = int(evaluate(layout.arena.offsets[name], self.env))
+        return np.ndarray(shape, type_.dtype.numpy, self.arena.data, start)
+
+    def evaluated(self, step: LibraryStep) -> list[tuple[str, Array]]:
+        """What NumPy gives for a step: each result's buffer, and its array."""
+        node = step.node
+        assert node.op is not None
+        operands = [self.array(x) for x in node.inputs]
+        attrs = {key: concrete(value, self.env) for key, value in node.attrs}
+        try:
+            found = quietly(node.op.numpy, *operands, **attrs)
+        except FAILURES as error:
+            types = [type_of(array) for array in operands]
+            line = self.plan.graph.line(node)
+            raise explain(node.op, types, attrs, error, line) from None
+        results = found if node.is_several else (found,)
+        buffers = self.plan.steps.buffers
+        return [
+            (buffers[n], np.ascontiguousarray(results[dict(n.attrs)["index"]] if is_projection(n)
+                                              else results[0]))
+            for n in step.results
+        ]  # fmt: skip
+
+
+def _as_word(value: Any) -> int:
+    """A size as a word of a block; the names of floats occur in library steps alone."""
+    return value if isinstance(value, int) else 0
+
+
+def _aligned(size: int) -> Array:
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]

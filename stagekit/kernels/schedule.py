@@ -37,6 +37,7 @@ MANY = 4096  # what a symbolic size counts as where a choice depends on it
 _UNROLLED = 32  # folds of fewer elements are written out, if those are no stretch of memory
 _SHORT = 4  # and if they are one
 _CHUNK = 1 << 14  # elements that a chunk of rows has at least
+_WIDE = 1 << 16  # columns from which partial results of chunks of rows are too many
 _SCRATCH = 1 << 15  # elements that a row keeps at most of one value
 _ROWS_OF_CHUNK = 64  # rows at most whose column folds are added one by one
 
@@ -61,6 +62,20 @@ class Target(NamedTuple):
         offset = place(self.offset) if place is not None else self.offset
         value = rebuilt(self.value, known, place)
         return self._replace(offset=offset, value=value, checks=checks)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The loops that run in parallel. With `lanes` the folds are computed inside the vector's lanes
+    (each lane one result), not by all lanes together.
+    """
+
+    loops: tuple[Loop, ...]
+    lanes: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(loop.name for loop in self.loops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +241,7 @@ def _bound(fold: Value) -> frozenset[str]:
 
 def _grouped(
     targets: Sequence[Target], inner: frozenset[str]
-) -> tuple[list[Target], tuple[Loop, ...], list[Target]]:
+) -> tuple[list[Target], Rows, list[Target]]:
     """The targets that one choice of rows suits, the rows, and the other targets."""
     rows = _choose_rows(targets, inner)
     if not all(_fits(t, rows) for t in targets):
@@ -234,7 +249,7 @@ def _grouped(
         rows = max([rows, *tried], key=lambda r: sum(_fits(t, r) for t in targets))
     group = [t for t in targets if _fits(t, rows)]
     if not group:
-        return [targets[0]], (), list(targets[1:])
+        return [targets[0]], Rows(()), list(targets[1:])
     return group, rows, [t for t in targets if not _fits(t, rows)]
 
 
@@ -252,47 +267,45 @@ def _loops_of(targets: Sequence[Target]) -> dict[str, Loop]:
     return found
 
 
-def _choose_rows(targets: Sequence[Target], inner: frozenset[str]) -> tuple[Loop, ...]:
+def _choose_rows(targets: Sequence[Target], inner: frozenset[str]) -> Rows:
+    """Which loops run in parallel, outside of all others."""
     loops = _loops_of(targets)
     folds = [v for t in targets for v in every(t.value) if v.op == "fold"]
     stored = {loop.name for t in targets for loop in t.loops}
-    nested = {loop.name for f in folds for loop in f.attr.loops if not _is_root_fold(f, targets)}
-    inside = inner | (nested - stored if not inner else frozenset())
-    if inside & loops.keys():
-        free = [loop for name, loop in loops.items() if name not in inside and name in stored]
-        shared = [loop for loop in free if all(loop.name in f.names or loop.name in _bound(f)
-                                               for f in folds)]  # fmt: skip
-        return tuple(_ordered(shared or free, targets))
-    if not folds:
-        order = _ordered(list(loops.values()), targets)
-        return tuple(order[:-1])
-    bounds = [_bound(f) for f in folds]
-    unit = _unit_loop(targets, loops)
-    common = frozenset.intersection(*bounds)
-    anywhere = frozenset.union(*bounds)
-    if unit in anywhere and all(unit in b for b in bounds):
-        free = [loop for name, loop in loops.items() if name not in anywhere and name in stored]
-        if free or len(loops) == 1:
-            return tuple(_ordered(free, targets))
-        return tuple(_ordered(list(loops.values()), targets)[:1])
-    if unit not in anywhere and common:
-        return tuple(_ordered([loops[n] for n in common if n in loops], targets))
     order = _ordered(list(loops.values()), targets)
-    return tuple(order[:1])
+    if inner & loops.keys():
+        free = [x for x in order if x.name not in inner and x.name in stored | _all_bound(folds)]
+        shared = [x for x in free if all(x.name in f.names or x.name in _bound(f) for f in folds)]
+        return Rows(tuple(shared or free))
+    if not folds:
+        return Rows(tuple(order[:-1]))
+    unit = _unit_loop(targets, loops)
+    bounds = [_bound(f) for f in folds]
+    if all(unit in b for b in bounds):
+        free = [x for x in order if x.name not in _all_bound(folds) and x.name in stored]
+        return Rows(tuple(free if free or len(loops) == 1 else order[:1]))
+    common = [x for x in order if all(x.name in b for b in bounds)]
+    if not common or unit in _all_bound(folds):
+        return Rows(tuple(order[:1]))
+    folded = math.prod(count(x.extent) for x in common)
+    kept = math.prod(count(x.extent) for n, x in loops.items() if n in stored)
+    if folded <= _ROWS_OF_CHUNK or kept >= _WIDE:
+        return Rows(tuple(x for x in order if x.name in stored)[:-1], lanes=True)
+    return Rows(tuple(common))
 
 
-def _is_root_fold(fold: Value, targets: Sequence[Target]) -> bool:
-    return any(fold in folds_of(t.value) for t in targets)
+def _all_bound(folds: Sequence[Value]) -> frozenset[str]:
+    return frozenset().union(*map(_bound, folds))
 
 
-def _fits(target: Target, rows: Sequence[Loop]) -> bool:
+def _fits(target: Target, rows: Rows) -> bool:
     """Whether a target is stored row by row, or is a fold over all rows."""
-    names = frozenset(loop.name for loop in rows)
+    names = rows.names
     stored = frozenset(loop.name for loop in target.loops)
     folds = [v for v in every(target.value) if v.op == "fold"]
     if names <= stored:
-        return all(not names & _bound(f) for f in folds)
-    if names & stored:
+        return (bool(stored) or not rows.lanes) and all(not names & _bound(f) for f in folds)
+    if names & stored or rows.lanes:
         return False
     outer = folds_of(target.value)
     nested = [f for f in folds if f not in outer]
@@ -434,23 +447,23 @@ class _Scheduler:
         self,
         name: str,
         targets: Sequence[Target],
-        rows: tuple[Loop, ...],
+        rows: Rows,
         types: Mapping[str, DType],
     ) -> None:
-        self.name, self.targets, self.rows = name, targets, rows
+        self.name, self.targets, self.rows, self.lanes = name, targets, rows.loops, rows.lanes
         self.types = dict(types)
         self.body: Body = targets[0].value.body
         self.loops = _loops_of(targets)
-        self.flat = None if rows else self._flat_loop()
-        self.parallel = rows or ((self.flat,) if self.flat is not None else ())
+        self.flat = None if self.rows else self._flat_loop()
+        self.parallel = self.rows or ((self.flat,) if self.flat is not None else ())
         self.names = {loop.name for loop in self.parallel}
         self.grain = self._grain()
         self.partials: list[Partial] = []
         self.scratch: list[Scratch] = []
 
     def run(self) -> list[Scheduled]:
-        rows = product(loop.extent for loop in self.parallel)
-        chunks = (rows + (self.grain - 1)) // self.grain
+        length = product(loop.extent for loop in self.parallel)
+        chunks = (length + (self.grain - 1)) // self.grain
         columns: list[tuple[tuple[Loop, ...], Column]] = []
         plain, finals = [], []
         for target in self.targets:
@@ -459,13 +472,21 @@ class _Scheduler:
             else:
                 finals.append(self._split(target, columns, chunks))
         kernel = self._kernel(self._stages(plain, columns))
-        made = [Scheduled(kernel, rows, chunks, tuple(self.partials))]
-        if finals:
-            made += schedule(f"{self.name}_end", finals, frozenset(), self.types)
+        made = [Scheduled(kernel, length, chunks, tuple(self.partials))]
+        by_loops: dict[tuple[Loop, ...], list[Target]] = {}
+        for target in finals:
+            by_loops.setdefault(target.loops, []).append(target)
+        for k, (loops, group) in enumerate(by_loops.items()):
+            ends = _collapsed(group, frozenset())
+            rows = Rows(tuple(_ordered(ends[0].loops, ends)[:-1]), lanes=True)
+            made += _Scheduler(f"{self.name}_end{k}", ends, rows, self.types).run()
         return made
 
     def _flat_loop(self) -> Loop | None:
         """The one loop of a kernel whose rows would be single elements."""
+        if self.lanes:
+            stored = {loop for t in self.targets for loop in t.loops}
+            return next(iter(stored)) if len(stored) == 1 else None
         if len(self.loops) != 1:
             return None
         for t in self.targets:
@@ -548,6 +569,8 @@ class _Scheduler:
         depth: dict[Value, int] = {}
         for root in roots:
             for value in every(root):
+                if self.lanes and value.names & self.loops.keys():
+                    continue  # each lane has its own
                 if value.op == "fold" and value.names & self.loops.keys() <= self.names:
                     depth.setdefault(value, _needs(value.args[0], depth))
         return depth
