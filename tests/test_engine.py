@@ -154,7 +154,7 @@ def at_once(works: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-# The pool. The frame of these tasks is { ptr counts, ptr identities, i64 patience }.
+# The pool. The frame of these tasks is { ptr counts, ptr identities, i64 patience, i64 late }.
 
 TASKS = """
 declare void @sk_parallel(ptr, ptr, i64)
@@ -179,7 +179,8 @@ define void @who(ptr %frame, i64 %k) {
   ret void
 }
 
-; Waits until two chunks have come here, or for as long as its patience lasts.
+; Waits until two chunks have come here, or for as long as its patience lasts. Then one of them is
+; late, and both say whether they met.
 define void @meet(ptr %frame, i64 %k) {
 entry:
   call void @who(ptr %frame, i64 %k)
@@ -198,6 +199,17 @@ wait:
   %again = and i1 %alone, %patient
   br i1 %again, label %wait, label %end
 end:
+  %which = getelementptr i64, ptr %frame, i64 3
+  %late = load i64, ptr %which
+  %slow = icmp eq i64 %k, %late
+  br i1 %slow, label %dawdle, label %say
+dawdle:
+  %j = phi i64 [ 0, %end ], [ %later, %dawdle ]
+  %later = add i64 %j, 1
+  store volatile i64 %later, ptr %at
+  %more = icmp ult i64 %later, 20000000
+  br i1 %more, label %dawdle, label %say
+say:
   %mine = getelementptr i64, ptr %counts, i64 %k
   %after = getelementptr i64, ptr %mine, i64 2
   store i64 %seen, ptr %after
@@ -238,10 +250,10 @@ PATIENCE = 1 << 33  # some seconds
 class Frame:
     """Counts of chunks, the threads they ran on, and the words through which tasks know them."""
 
-    def __init__(self, chunks: int, patience: int = 0) -> None:
+    def __init__(self, chunks: int, patience: int = 0, late: int = -1) -> None:
         self.counts, self.identities = np.zeros(chunks, "i8"), np.zeros(chunks, "i8")
         places = self.counts.ctypes.data, self.identities.ctypes.data
-        self.words = np.array([*places, patience], "i8")
+        self.words = np.array([*places, patience, late], "i8")
         self.address = self.words.ctypes.data
 
 
@@ -276,7 +288,7 @@ def two_threads() -> Iterator[None]:
     sk.config.num_threads = before
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [-1, 1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 2, 1000])
 def test_every_chunk_runs_once(tasks: Tasks, n: int, number: int) -> None:
     sk.config.num_threads = number
@@ -322,6 +334,26 @@ def test_workers_need_no_python(tasks: Tasks) -> None:
     holding(tasks.library.address("run"))(tasks.library.address("meet"), frame.address, 2)
     assert met(frame)
     assert len(set(frame.identities[:2].tolist())) == 2
+
+
+@pytest.mark.skipif(not LINUX, reason="serial")
+@pytest.mark.parametrize("late", [0, 1])
+def test_the_loop_ends_when_all_chunks_have(tasks: Tasks, late: int) -> None:
+    """Whichever of two chunks is on the worker, it is waited for."""
+    for _ in range(2):
+        frame = Frame(4, PATIENCE, late)
+        tasks.run("meet", frame, 2)
+        assert met(frame)
+
+
+@pytest.mark.skipif(not LINUX, reason="serial")
+def test_a_sleeping_worker_is_woken(tasks: Tasks) -> None:
+    for _ in range(3):
+        tasks.run("count", Frame(8), 8)
+        time.sleep(0.03)
+        frame = Frame(4, PATIENCE)
+        tasks.run("meet", frame, 2)
+        assert met(frame)
 
 
 @pytest.mark.skipif(not LINUX, reason="serial")

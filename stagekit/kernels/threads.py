@@ -302,7 +302,7 @@ def _started() -> int:
     engine.symbol("sk_parallel", parallel)
     if machine is not None:
         threads = ctypes.c_int64.from_address(library.address("sk_threads"))
-        when_set("num_threads", lambda number: setattr(threads, "value", number))
+        when_set("num_threads", lambda number: setattr(threads, "value", max(1, number)))
         os.register_at_fork(after_in_child=ctypes.CFUNCTYPE(None)(library.address("sk_forked")))
     # Workers stand in this code until the process is gone, longer than Python lives.
     library.keep()
