@@ -297,7 +297,7 @@ def source(machine: str | None) -> str:
 def _started() -> int:
     machine = platform.machine() if sys.platform == "linux" else None
     machine = machine if machine in _MACHINES else None
-    library = engine.load(engine.compile_ir(source(machine)))
+    library = engine.load(engine.compile_ir(source(machine), codegen_level=0))
     parallel = library.address("sk_parallel")
     engine.symbol("sk_parallel", parallel)
     if machine is not None:
