@@ -46,3 +46,7 @@ class Report:
     first: list[float]
     arrays: list[np.ndarray]
     peak: int | None
+
+
+# Sets a contender up, in its process.
+Make = Callable[[], Work]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads.forms import Make, pure
+from benchmarks.workloads import Make
+from benchmarks.workloads.forms import pure
 
 SHAPE = (4096, 1024)
 SLOPE, CUBE = (2 / np.pi) ** 0.5, 0.044715

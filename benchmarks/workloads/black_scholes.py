@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads.forms import Make, pure
+from benchmarks.workloads import Make
+from benchmarks.workloads.forms import pure
 
 N = 1_000_000
 RATE, VOLATILITY = 0.02, 0.3
