@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import digits, fourier, gradient, imports, jacobian, neural, small, sorting, table
+from benchmarks import fourier, gradient, imports, jacobian, neural, sorting, table
 from benchmarks.timing import machine
 
 MODULES = {
     "imports": imports,
-    "small": small,
     "gradient": gradient,
     "jacobian": jacobian,
-    "digits": digits,
     "neural": neural,
     "sorting": sorting,
     "fourier": fourier,

@@ -31,13 +31,15 @@ import numpy as np
 from benchmarks.timing import Timing, facts, machine, ratio, text
 from benchmarks.workloads import NAMES, Report
 
-SAMPLE = 0.03  # seconds that a sample should take
-PAUSE = 0.01  # before each sample: threads that still spin for the last contender fall asleep
-ROUNDS = 5, 40  # at least and at most
+SAMPLE = 0.01  # seconds that a sample should take
+PAUSE = 0.005  # before each sample: threads that still spin for the last contender fall asleep
+ROUNDS = 5, 100  # at least and at most
 
 OURS, EAGER, EPILOGUE, COPY = "stagekit", "stagekit eager", "stagekit epilogue", "copy"
 # Calls until the first one that ran compiled code has ended: stagekit's first call runs eagerly.
 CALLS_TO_COMPILED = {"stagekit": 2, "jax": 1, "torch compile": 1}
+# The training steps: their memory is compared.
+STEPS = ("mlp_adam", "tiny_sgd", "cnn_sgd", "transformer_adam", "gru_sgd", "theano_mlp")
 PEERS = ("torch", "torch compile", "jax", "NumPy", "numexpr", "autograd")
 
 
@@ -46,7 +48,7 @@ class Worker:
 
     def __init__(self, workload: str, contender: str, threads: int, folder: Path) -> None:
         self.name = contender
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", workload, contender, str(threads)],
             stdin=subprocess.PIPE,
@@ -72,8 +74,11 @@ class Worker:
 
     def _ask(self, question: int | None) -> Any:
         assert self._process.stdin is not None
-        pickle.dump(question, self._process.stdin)
-        self._process.stdin.flush()
+        try:
+            pickle.dump(question, self._process.stdin)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says why
         return self._answer()
 
     def sample(self, calls: int) -> float:
@@ -93,9 +98,16 @@ class Worker:
         return int(self._ask(None))
 
     def close(self) -> None:
-        """End the process, whatever it does."""
-        self._process.kill()
-        self._process.communicate()
+        """End the process, and with it those that it started."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._errors.close()
 
 
@@ -128,7 +140,7 @@ class Result:
         """Microseconds, and all else in seconds and bytes."""
         return {
             "median_us": self.timing.median * 1e6,
-            "minimum_us": min(self.timing.samples) * 1e6,
+            "minimum_us": self.timing.minimum * 1e6,
             "rounds": len(self.timing.samples),
             "to_compiled_s": self.cold,
             "to_compiled_warm_s": self.warm,
@@ -154,13 +166,22 @@ class Row:
     @property
     def best_peer(self) -> Timing | None:
         """The fastest of the others."""
-        found = [r.timing for name, r in self.results.items() if name in PEERS]
-        return min(found, key=lambda t: t.median, default=None)
+        return min(self._peers, key=lambda t: t.median, default=None)
 
     @property
     def ratio(self) -> float | None:
         """How many times our duration the best peer takes."""
         return ratio(self.best_peer, self.timing(OURS))
+
+    @property
+    def ratio_of_minima(self) -> float | None:
+        """The same of the fastest samples: what a machine without other guests would show."""
+        ours, theirs = self.timing(OURS), [t.minimum for t in self._peers]
+        return min(theirs) / ours.minimum if ours and theirs else None
+
+    @property
+    def _peers(self) -> list[Timing]:
+        return [r.timing for name, r in self.results.items() if name in PEERS]
 
 
 def measure(name: str, peers: Sequence[str], threads: int, budget: float, folder: Path) -> Row:
@@ -240,34 +261,43 @@ def result(worker: Worker, timing: Timing, warm: float | None) -> Result:
 
 
 def speeds(rows: Sequence[Row]) -> str:
-    """Medians of all contenders, and of the best peer by ours."""
+    """Medians and least samples of all contenders, and how many times ours the best peer takes."""
     shown = [p for p in (EAGER, *PEERS, COPY) if any(p in r.results for r in rows)]
     lines = [
-        f"| workload | {OURS} | least | best peer | ratio | {' | '.join(shown)} |",
+        f"| workload | {OURS} | best peer | ratio | of minima | {' | '.join(shown)} |",
         f"|---|{'---:|' * (4 + len(shown))}",
     ]
     for row in rows:
-        ours, best = row.timing(OURS), row.best_peer
-        cells = ["-", "-"] if ours is None else [text(ours.median), text(min(ours.samples))]
-        cells += ["-", "-"] if best is None else [best.name, f"{row.ratio:.2f}"]
-        for name in shown:
-            timing = row.timing(name)
-            cells.append("-" if timing is None else text(timing.median))
+        best = row.best_peer
+        cells = [both(row.timing(OURS)), best.name if best else "-"]
+        cells += [share(row.ratio), share(row.ratio_of_minima)]
+        cells += [both(row.timing(name)) for name in shown]
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
-    ratios = [row.ratio for row in rows if row.ratio is not None]
-    if ratios:
-        mean = geometric_mean(ratios)
-        lines += ["", f"Geometric mean of the {len(ratios)} ratios: {mean:.2f}."]
+    means = (geometric_mean([x for x in xs if x is not None] or [1]) for xs in ratios(rows))
+    lines += ["", "Geometric mean of the ratios: {:.2f}, of minima {:.2f}.".format(*means)]
     return "\n".join(lines)
+
+
+def ratios(rows: Sequence[Row]) -> tuple[list[float | None], list[float | None]]:
+    """By medians, and by minima."""
+    return [row.ratio for row in rows], [row.ratio_of_minima for row in rows]
+
+
+def both(timing: Timing | None) -> str:
+    """The median, and the minimum in parentheses."""
+    return "-" if timing is None else f"{text(timing.median)} ({text(timing.minimum)})"
+
+
+def share(value: float | None) -> str:
+    """A ratio, where there is one."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def starts(rows: Sequence[Row]) -> str:
     """Time to compiled code, and peaks of memory."""
-    lines = [
-        "| workload | to compiled code | warm | jax | torch compile | peak with first calls | jax | "
-        "peak of later calls | jax |",
-        f"|---|{'---:|' * 8}",
-    ]
+    heads = ("to compiled code", "warm", "jax", "torch compile")
+    heads += ("peak with the first calls", "jax", "peak of later calls", "jax")
+    lines = [f"| workload | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
         ours, jax, compiled = (row.results.get(n) for n in (OURS, "jax", "torch compile"))
         seconds = [ours and ours.cold, ours and ours.warm, jax and jax.cold]
@@ -280,20 +310,37 @@ def starts(rows: Sequence[Row]) -> str:
 
 
 def goals(rows: Sequence[Row]) -> Iterator[str]:
-    """What is asked beyond the ratio to the best peer: a line each, as measured."""
+    """What is asked beyond the ratio to the best peer, with what was measured: a line each."""
     for row in rows:
-        ours, eager = row.timing(OURS), row.timing(EAGER)
-        share = ratio(row.timing(COPY), ours)
-        if share is not None:
-            yield f"{row.title}: {share:.0%} of the bandwidth of a copy (goal 80 %)."
-        if row.name == "leapfrog" and ours and eager:
-            yield f"{row.title}: {ratio(eager, ours):.1f} x over our own eager (goal 10)."
-            beside = ratio(eager, row.timing("torch"))
-            if beside is not None:
-                yield f"{row.title}: eager takes {beside:.2f} x torch's time (goal 1.5)."
-        beyond = ratio(row.timing(EPILOGUE), ours)
-        if beyond is not None:
-            yield f"{row.title}: with bias + gelu {beyond:.2f} x (goal 1.15)."
+        ours, eager, jax = (row.timing(name) for name in (OURS, EAGER, "jax"))
+        times = {
+            "of a copy's bandwidth, at least 0.80": ratio(row.timing(COPY), ours),
+            "of the time with bias and gelu, at most 1.15": ratio(row.timing(EPILOGUE), ours),
+        }
+        if row.name == "one_op" and ours:
+            times["us a call, at most 1"] = ours.median * 1e6
+        if row.name == "tiny_sgd":
+            times["of JAX's time, at most 0.20"] = ratio(ours, jax)
+        if row.name == "leapfrog":
+            times["of our eager time over ours, at least 10"] = ratio(eager, ours)
+            times["of eager torch's time, eagerly, at most 1.5"] = ratio(eager, row.timing("torch"))
+        for goal, value in {**times, **_goals_of_starts(row)}.items():
+            if value is not None:
+                yield f"- {row.title}: {value:.2f} {goal}"
+
+
+def _goals_of_starts(row: Row) -> dict[str, float]:
+    """The first call of the transformer's step, and the memory of every training step."""
+    ours, jax = row.results.get(OURS), row.results.get("jax")
+    found: dict[str, float] = {}
+    if not ours or not jax:
+        return found
+    if row.name == "transformer_adam" and ours.cold and ours.warm and jax.cold:
+        found["of JAX's first call, at most 1"] = ours.cold / jax.cold
+        found["of it when warm, at most 0.25"] = ours.warm / jax.cold
+    if row.name in STEPS:
+        found["of JAX's peak memory, at most 1"] = ours.peak / jax.peak
+    return found
 
 
 def as_json(rows: Sequence[Row], threads: int) -> dict[str, Any]:
@@ -304,6 +351,7 @@ def as_json(rows: Sequence[Row], threads: int) -> dict[str, Any]:
             row.name: {
                 "title": row.title,
                 "ratio_to_best_peer": row.ratio,
+                "ratio_of_minima": row.ratio_of_minima,
                 "best_peer": row.best_peer and row.best_peer.name,
                 "contenders": {name: r.as_json() for name, r in row.results.items()},
                 "missing": list(row.missing),
@@ -332,7 +380,8 @@ def main(arguments: list[str]) -> None:
             peers = options.peers.split(",")
             rows.append(measure(name, peers, options.threads, options.budget, Path(folder)))
     print(f"{machine(options.threads)}\n\n{speeds(rows)}\n\n{starts(rows)}\n")
-    print(*goals(rows), sep="\n")
-    print(*(f"Not measured: {why}" for row in rows for why in row.missing), sep="\n")
+    print("Goals:", *goals(rows), sep="\n")
+    for why in (why for row in rows for why in row.missing):
+        print(f"Not measured: {why}")
     if options.json:
         options.json.write_text(json.dumps(as_json(rows, options.threads), indent=1) + "\n")

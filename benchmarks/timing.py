@@ -36,6 +36,11 @@ class Timing:
         return median(self.samples)
 
     @property
+    def minimum(self) -> float:
+        """The least sample."""
+        return min(self.samples)
+
+    @property
     def spread(self) -> tuple[float, float]:
         """The quartiles: half of the samples lie between them."""
         low, _, high = quantiles(self.samples, n=4)

@@ -114,8 +114,11 @@ def main(workload: str, contender: str, threads: int) -> None:
     answer(Report(seconds, found, peak() - base))
     del found
     forget_peak()
-    for calls in iter(lambda: pickle.load(sys.stdin.buffer), None):
-        answer(run(work.step, calls))
+    try:
+        for calls in iter(lambda: pickle.load(sys.stdin.buffer), None):
+            answer(run(work.step, calls))
+    except EOFError:
+        return
     answer(peak() - base)
 
 

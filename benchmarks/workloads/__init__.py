@@ -33,7 +33,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Work:
-    """One contender's workload: `step` waits for, and gives, its tensors; `state` those it writes."""
+    """A contender's workload: `step` waits for, and gives, its tensors; `state` those it writes."""
 
     step: Callable[[], Any]
     state: Callable[[], Any] = tuple

@@ -1,4 +1,4 @@
-"""A proposal of L2HMC (Levy, Hoffman and Sohl-Dickstein 2018): 10 leapfrog steps, 200 chains in 2-D.
+"""A proposal of L2HMC (Levy, Hoffman and Sohl-Dickstein 2018): 10 steps of 200 chains in 2-D.
 
 Each step updates the momentum, one coordinate of the position, the other, and the momentum again,
 scaled and moved by what two small networks give; the momentum's updates take the gradient of the
@@ -114,9 +114,7 @@ def contenders() -> dict[str, Make]:
         data,
         stagekit=lambda sk: leapfrog(sk, sk.asarray, sk.grad(energy(sk))),
         torch=_torch,
-        torch_compile=lambda torch: leapfrog(
-            torch, torch.tensor, torch.func.grad(energy(torch))
-        ),
+        torch_compile=lambda torch: leapfrog(torch, torch.tensor, torch.func.grad(energy(torch))),
         jax=lambda jax: leapfrog(jax.numpy, jax.numpy.asarray, jax.grad(energy(jax.numpy))),
         autograd=_autograd,
     )

@@ -39,7 +39,7 @@ def training(task: Task, **losses: Callable[[Any], Loss]) -> dict[str, Make]:
     """Makers by contender; `losses` by library, each given the library's module."""
     found: dict[str, Make] = {}
     for library, loss in losses.items():
-        found |= TRAINING[library](task, loss)
+        found |= TRAINING[library](task, loss)  # a later one may replace an earlier one's
     return found
 
 
@@ -86,24 +86,30 @@ def _adam(parameters: Any, gradients: Any, first: Any, second: Any, count: Any) 
 
 
 def _torch(task: Task, loss: Callable[[Any], Loss]) -> dict[str, Make]:
-    def make() -> Work:
-        torch = peer("torch")
-        parameters = [torch.tensor(a, requires_grad=True) for a in task.parameters()]
-        batch, of = [torch.tensor(a) for a in task.batch()], loss(torch)
-        kind = torch.optim.Adam if task.adam else torch.optim.SGD
-        optimizer = kind(parameters, lr=RATE, fused=True)
+    return {"torch": lambda: _torch_step(task, loss), **_torch_compile(task, loss)}
 
-        def step() -> Any:
-            optimizer.zero_grad()
-            value = of(parameters, *batch)
-            value.backward()
-            optimizer.step()
-            return value.detach()
 
-        moments = lambda: [optimizer.state[p]["exp_avg"] for p in parameters]
-        return Work(step, moments if task.adam else lambda: parameters)
+def _torch_parts(task: Task, loss: Callable[[Any], Loss]) -> dict[str, Make]:
+    """A loss that compiles its parts, where the compiler takes minutes for the whole step."""
+    return {"torch compile": lambda: _torch_step(task, loss)}
 
-    return {"torch": make, **_torch_compile(task, loss)}
+
+def _torch_step(task: Task, loss: Callable[[Any], Loss]) -> Work:
+    torch = peer("torch")
+    parameters = [torch.tensor(a, requires_grad=True) for a in task.parameters()]
+    batch, of = [torch.tensor(a) for a in task.batch()], loss(torch)
+    kind = torch.optim.Adam if task.adam else torch.optim.SGD
+    optimizer = kind(parameters, lr=RATE, fused=True)
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        value = of(parameters, *batch)
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    moments = lambda: [optimizer.state[p]["exp_avg"] for p in parameters]
+    return Work(step, moments if task.adam else lambda: parameters)
 
 
 def _torch_compile(task: Task, loss: Callable[[Any], Loss]) -> dict[str, Make]:
@@ -216,6 +222,8 @@ def _numpy(task: Task, gradient: Callable[[Any], Loss]) -> dict[str, Make]:
 TRAINING: dict[str, Callable[[Task, Callable[[Any], Loss]], dict[str, Make]]] = {
     "stagekit": _stagekit,
     "torch": _torch,
+    "torch_compile": _torch_compile,
+    "torch_parts": _torch_parts,
     "jax": _jax,
     "autograd": _autograd,
     "numpy": _numpy,

@@ -1,9 +1,9 @@
 """An Adam step on one transformer block: 128 features, 4 heads, 64 tokens, batch 8.
 
 x + attention(norm(x)), then x + mlp(norm(x)) with 512 hidden features and gelu by erf; attention is
-causal. Query, key and value have no bias: a key's has a gradient of zero, which Adam would turn into
-steps of rounding noise. The loss is the mean square to given targets. HIPS autograd and NumPy are
-left out.
+causal. Query, key and value have no bias: a key's has a gradient of zero, which Adam would turn
+into steps of rounding noise. The loss is the mean square to given targets. HIPS autograd and NumPy
+are left out.
 """
 
 from __future__ import annotations
