@@ -45,7 +45,7 @@ class Report:
 
     first: list[float]
     arrays: list[np.ndarray]
-    peak: int | None
+    peak: int
 
 
 # Sets a contender up, in its process.

@@ -29,11 +29,15 @@ def parameters() -> list[np.ndarray]:
     def weight(n: int, m: int) -> np.ndarray:
         return draw.normal(0, n**-0.5, (n, m)).astype("float32")
 
-    zeros, ones = (lambda n: np.zeros(n, "float32")), np.ones(FEATURES, "float32")
+    def zeros(n: int) -> np.ndarray:
+        return np.zeros(n, "float32")
+
+    def norm() -> list[np.ndarray]:
+        return [np.ones(FEATURES, "float32"), zeros(FEATURES)]
+
     attention = [weight(FEATURES, 3 * FEATURES), weight(FEATURES, FEATURES), zeros(FEATURES)]
-    up = [weight(FEATURES, HIDDEN), zeros(HIDDEN)]
-    down = [weight(HIDDEN, FEATURES), zeros(FEATURES)]
-    return [ones, zeros(FEATURES), *attention, ones.copy(), zeros(FEATURES), *up, *down]
+    mlp = [weight(FEATURES, HIDDEN), zeros(HIDDEN), weight(HIDDEN, FEATURES), zeros(FEATURES)]
+    return [*norm(), *attention, *norm(), *mlp]
 
 
 def batch() -> list[np.ndarray]:
