@@ -17,6 +17,7 @@ from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, Reference, ap
 from stagekit.kernels.spelling import cast, spell
 from stagekit.symbolic import Expr
 from stagekit.types import DTYPES, DType, bool_, dtype
+from tools import ulp
 
 Array = np.ndarray[Any, Any]
 
@@ -199,6 +200,39 @@ def test_a_cast_is_the_references(kind: DType, target: DType) -> None:
     with np.errstate(all="ignore"):
         want = np.array([Reference().cast(a, target) for a in x], target.numpy)
     assert same(got, want).all(), (x[~same(got, want)], got, want)
+
+
+UNSPELLED = {"lgamma", "polygamma"}
+FUNCTIONS = sorted(ROUNDED - UNSPELLED | {"power"})
+FLOATS = [t for t in REAL if t.kind == "float"]
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_near_the_reference(name: str, kind: DType) -> None:
+    """Within 2 ulp (of the largest operand for logaddexp), and half an ulp of the reference's."""
+    types = [kind] * (2 if name in ("power", "atan2", "hypot", "logaddexp") else 1)
+    arrays = crossed(*types)
+    values = loaded(*types)
+    got = ran(spell(name, *values), **dict(zip("xyz", arrays)))
+    want = np.array([apply(name, *xs) for xs in zip(*arrays)])
+    with np.errstate(all="ignore"):
+        size = np.abs(want)
+        if name == "logaddexp":
+            size = np.maximum(size, np.maximum(*map(np.abs, arrays)))
+        right = np.abs(got - want) <= 2.5 * np.spacing(size)
+        right &= (got != 0) | same(got, want) | (want != 0)
+    right |= same(got, want)
+    assert right.all(), [(*(a[~right][:5] for a in arrays), got[~right][:5], want[~right][:5])]
+
+
+@pytest.mark.parametrize("name", [*ulp.CASES, *ulp.PAIRS])
+def test_machine_code_is_within_2_ulp_of_the_exact_value(name: str) -> None:
+    """Of a sample: `make ulp` measures every float32, and writes docs/scalar_math.md."""
+    pytest.importorskip("llvmlite")
+    for worst in (ulp.worst_of_float32, ulp.worst_of_float64):
+        found = worst(name, quick=True)
+        assert found.ulps <= 2.0, found
 
 
 def test_where_takes_either() -> None:

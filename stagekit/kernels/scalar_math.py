@@ -453,12 +453,15 @@ def erf(x: Value) -> Value:
 
 
 def erfc(x: Value) -> Value:
-    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K); float32 in float64."""
+    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K), and 1 - erf(x) up to 1/2; float32 in
+    float64.
+    """
     if x.type is float32:
         return convert(_erfc_narrow(convert(x, float64)), float32)
     y = unary("abs", x)
     out = _erfc_of_positive(select(y > 28.0, 28.0, y))
-    return select(x < 0.0, 2.0 - out, out)
+    small = 1.0 - fma(x, polynomial(x * x, table.ERF), x)
+    return select(y < 0.5, small, select(x < 0.0, 2.0 - out, out))
 
 
 def _erfc_narrow(x: Value) -> Value:
