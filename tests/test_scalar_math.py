@@ -7,12 +7,13 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stagekit.kernels.ir import Body, Value, operands
+from stagekit.kernels.ir import Body, Value, like, operands
 from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, Reference, apply, nearest
 from stagekit.kernels.spelling import cast, spell
 from stagekit.symbolic import Expr
@@ -83,14 +84,20 @@ def _converted(x: Array, kind: np.dtype[Any]) -> Array:
 
 
 def _fma(x: Array, y: Array, z: Array) -> Array:
-    """Exact fractions, rounded once."""
-    rough, out = x * y + z, np.empty(x.shape, x.dtype)
-    for k in np.ndindex(x.shape):
-        out[k] = rough[k]
-        if all(map(np.isfinite, (x[k], y[k], z[k]))):
-            exact = Fraction(float(x[k])) * Fraction(float(y[k])) + Fraction(float(z[k]))
-            out[k] = nearest(exact, dtype(x.dtype)) if exact else rough[k]
+    """Exact fractions, rounded once; where nothing rounds as the machine does it."""
+    rough = x * y + z
+    out, kind = rough.copy(), dtype(x.dtype)
+    plain = np.isfinite(x) & np.isfinite(y) & np.isfinite(z)
+    for k in np.flatnonzero(plain):
+        exact = _fused(float(x.flat[k]), float(y.flat[k]), float(z.flat[k]), kind)
+        out.flat[k] = exact or rough.flat[k]
     return out
+
+
+@cache
+def _fused(x: float, y: float, z: float, kind: DType) -> float:
+    exact = Fraction(x) * Fraction(y) + Fraction(z)
+    return nearest(exact, kind) if exact else 0.0
 
 
 def loaded(*types: DType) -> list[Value]:
@@ -202,26 +209,29 @@ def test_a_cast_is_the_references(kind: DType, target: DType) -> None:
     assert same(got, want).all(), (x[~same(got, want)], got, want)
 
 
-UNSPELLED = {"lgamma", "polygamma"}
-FUNCTIONS = sorted(ROUNDED - UNSPELLED | {"power"})
+OPERAND = {"logaddexp", "lgamma", "polygamma"}  # docs/equality.md: ulp of the largest operand too
+FUNCTIONS = sorted(ROUNDED | {"power"})
 FLOATS = [t for t in REAL if t.kind == "float"]
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_near_the_reference(name: str, kind: DType) -> None:
-    """Within 2 ulp (of the largest operand for logaddexp), and half an ulp of the reference's."""
+    """Within 2 ulp, and half an ulp of the reference's; within 4 for the class `operand`."""
     types = [kind] * (2 if name in ("power", "atan2", "hypot", "logaddexp") else 1)
     arrays = crossed(*types)
     values = loaded(*types)
-    got = ran(spell(name, *values), **dict(zip("xyz", arrays)))
-    want = np.array([apply(name, *xs) for xs in zip(*arrays)])
+    first = [like(values[0], 0)] if name == "polygamma" else []
+    got = ran(spell(name, *first, *values), **dict(zip("xyz", arrays)))
+    zeros = [np.zeros_like(arrays[0])] * len(first)
+    want = np.array([apply(name, *xs) for xs in zip(*zeros, *arrays)])
     with np.errstate(all="ignore"):
         size = np.abs(want)
-        if name == "logaddexp":
-            size = np.maximum(size, np.maximum(*map(np.abs, arrays)))
-        right = np.abs(got - want) <= 2.5 * np.spacing(size)
-        right &= (got != 0) | same(got, want) | (want != 0)
+        if name in OPERAND:
+            size = np.maximum.reduce([size, *map(np.abs, arrays)])
+        right = np.abs(got - want) <= (4 if name in OPERAND else 2.5) * np.spacing(size)
+        if name not in OPERAND:
+            right &= (got != 0) | (want != 0) | same(got, want)
     right |= same(got, want)
     assert right.all(), [(*(a[~right][:5] for a in arrays), got[~right][:5], want[~right][:5])]
 
@@ -246,5 +256,17 @@ def test_what_has_no_spelling_is_a_key_error() -> None:
     for kind, name in itertools.product(("complex64", "complex128"), ("add", "abs", "conj")):
         with pytest.raises(KeyError, match=name):
             spell(name, *loaded(dtype(kind)))
+    order, x = loaded(dtype("float32"), dtype("float32"))
+    for n in (order, like(x, 1.0)):
+        with pytest.raises(KeyError, match="order above 0"):
+            spell("polygamma", n, x)
     with pytest.raises(KeyError, match="median"):
         spell("median", *loaded(dtype("float32")))
+
+
+def test_a_long_chain_of_values_is_walked_without_recursion() -> None:
+    (x,) = loaded(dtype("float32"))
+    value = x
+    for _ in range(3000):
+        value = value + x
+    assert len(operands([value])) == 3001

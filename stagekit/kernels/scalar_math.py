@@ -441,10 +441,10 @@ def erf(x: Value) -> Value:
     y = unary("abs", x)
     s = x * x
     small = fma(x, polynomial(s, table.ERF), x)
-    large = y > 1.0
-    y = select(y > 6.0, 6.0, y)
+    large, bound = y > 1.0, 4.0 if x.type is float32 else 6.0  # where erf rounds to 1
+    y = select(y > bound, bound, y)
     if x.type is float32:
-        t = -(y * polynomial(select(y > 4.0, 4.0, y), table.ERF_TAIL))
+        t = -(y * polynomial(y, table.ERF_TAIL))
         near, n = rounded(t)
         tail = fma(-_exp2_of(t - near), power_of_two(n, x), 1.0)
     else:

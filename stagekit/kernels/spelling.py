@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagekit.kernels import division, scalar_math, trigonometry
+from stagekit.kernels import division, gamma, scalar_math, trigonometry
 from stagekit.kernels.ir import (
     Value,
     bits,
@@ -206,7 +206,7 @@ FLOAT |= {
         scalar_math.asinh, scalar_math.acosh, scalar_math.atanh, scalar_math.power,
         scalar_math.rsqrt, scalar_math.hypot, scalar_math.erf, scalar_math.erfc,
         trigonometry.sin, trigonometry.cos, trigonometry.tan, trigonometry.asin,
-        trigonometry.acos, trigonometry.atan, trigonometry.atan2,
+        trigonometry.acos, trigonometry.atan, trigonometry.atan2, gamma.lgamma, gamma.polygamma,
     )
 }  # fmt: skip
 

@@ -149,7 +149,7 @@ def _two_sum(x: Value, y: Value) -> tuple[Value, Value]:
 # ----- functions ----------------------------------------------------------------------------------
 
 
-def _sine_and_cosine(r: Value, low: Value) -> tuple[Value, Value]:
+def sine_and_cosine(r: Value, low: Value) -> tuple[Value, Value]:
     """Of r + low; for float32 the rounding of r is within the bound."""
     s = r * r
     cosine = fma(s * s, polynomial(s, table.COS), fma(s, -0.5, 1.0))
@@ -173,7 +173,7 @@ def _is_odd(q: Value) -> Value:
 def sin(x: Value) -> Value:
     """The sine or the cosine of the rest, after whole quarters of a turn."""
     r, low, q = _reduced(x)
-    sine, cosine = _sine_and_cosine(r, low)
+    sine, cosine = sine_and_cosine(r, low)
     out = _turned(select(_is_odd(q), cosine, sine), q)
     return select(unary("abs", x) < tiny(x), x, out)
 
@@ -181,7 +181,7 @@ def sin(x: Value) -> Value:
 def cos(x: Value) -> Value:
     """As sin, a quarter turn ahead."""
     r, low, q = _reduced(x)
-    sine, cosine = _sine_and_cosine(r, low)
+    sine, cosine = sine_and_cosine(r, low)
     return _turned(select(_is_odd(q), sine, cosine), q + 1 - (~q & 1))
 
 
