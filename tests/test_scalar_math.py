@@ -16,6 +16,7 @@ import pytest
 from stagekit.kernels.ir import Body, Value, like, operands
 from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, Reference, apply, nearest
 from stagekit.kernels.spelling import cast, spell
+from stagekit.narrow import narrowed, widened
 from stagekit.symbolic import Expr
 from stagekit.types import DTYPES, DType, bool_, dtype
 from tools import ulp
@@ -243,6 +244,29 @@ def test_machine_code_is_within_2_ulp_of_the_exact_value(name: str) -> None:
     for worst in (ulp.worst_of_float32, ulp.worst_of_float64):
         found = worst(name, quick=True)
         assert found.ulps <= 2.0, found
+
+
+def test_bfloat16_is_float32_rounded() -> None:
+    """To nearest even from any type, with its own bits for what looks at bits."""
+    kind = dtype("bfloat16")
+    for source in [bool_, *REAL]:
+        (value,), x = loaded(source), special(source)
+        with np.errstate(over="ignore"):
+            want = np.array([Reference().cast(a, kind) for a in x], kind.numpy)
+        got = ran(cast(value, kind), x=x)
+        nan = np.isnan(widened(got)) & np.isnan(widened(want))
+        assert ((got.view("u2") == want.view("u2")) | nan).all(), (source, x, got, want)
+    x, y = (narrowed(a) for a in crossed(dtype("float32"), dtype("float32")))
+    for name in ("add", "divide", "maximum", "exp", "power", "less"):
+        arrays = {"x": x} if name == "exp" else {"x": x, "y": y}
+        got = ran(spell(name, *loaded(*[kind] * len(arrays))), **arrays)
+        wide = spell(name, *loaded(*[dtype("float32")] * len(arrays)))
+        found = ran(wide, **{k: widened(v) for k, v in arrays.items()})
+        assert (got == (found if found.dtype == bool else narrowed(found))).all()
+    (value,) = loaded(kind)
+    above = ran(spell("nextafter", value, value.body.load("y", Expr.of(0), kind)), x=x, y=y)
+    assert ((widened(above) > widened(x)) == (widened(y) > widened(x))).all()
+    assert (ran(spell("signbit", value), x=x) == np.signbit(widened(x))).all()
 
 
 def test_where_takes_either() -> None:
