@@ -178,6 +178,20 @@ def test_an_op_is_the_reference_to_the_bit(name: str, kind: DType) -> None:
     assert right.all(), [(*(a[~right][:5] for a in arrays), got[~right][:5], want[~right][:5])]
 
 
+@pytest.mark.parametrize("kind", [bool_, *REAL], ids=str)
+def test_machine_code_is_the_reference_to_the_bit(kind: DType, full: bool) -> None:
+    pytest.importorskip("llvmlite")
+    if not full and kind.name not in ("bool", "int8", "uint32", "int64", "float16", "float32"):
+        return
+    for name in [name for name, k in EXACT if k is kind]:
+        types = [kind] * (2 if name in BINARY or name == "power" else 1)
+        arrays, values = crossed(*types), ulp.operands_of(*types)
+        got = ulp.Compiled(spell(name, *values), values)(*arrays)
+        want = np.array([apply(name, *xs) for xs in zip(*arrays)])
+        right = same(got, want, name in ("maximum", "minimum", "nextafter"))
+        assert right.all(), (name, [a[~right][:5] for a in arrays], got[~right][:5])
+
+
 @pytest.mark.parametrize("kind", [t for t in REAL if t.kind != "float"], ids=str)
 def test_a_constant_operand_changes_nothing(kind: DType) -> None:
     (x,) = arrays = [special(kind)]
