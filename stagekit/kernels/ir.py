@@ -456,17 +456,16 @@ def operands(roots: Iterable[Value]) -> list[Value]:
     """The values needed for some, operands first; what only a fold's body needs is left out."""
     found: set[Value] = set()
     order: list[Value] = []
-
-    def visit(value: Value) -> None:
-        if value in found:
-            return
-        found.add(value)
-        for arg in () if value.op == "fold" else arguments(value):
-            visit(arg)
-        order.append(value)
-
-    for root in roots:
-        visit(root)
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif value not in found:
+            found.add(value)
+            stack.append((value, True))
+            args = () if value.op == "fold" else arguments(value)
+            stack += [(arg, False) for arg in reversed(args)]
     return order
 
 
