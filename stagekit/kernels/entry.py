@@ -230,8 +230,8 @@ def _is_array(array: np.ndarray[Any, Any]) -> bool:
     base = 0 if array.base is None else id(array.base)
     descr, data = id(array.dtype), array.__array_interface__["data"][0]
     known = id(np.ndarray), data, array.ndim, array.shape, base, descr, array.flags.num, 0
-    # getrefcount counts what its own call holds too: more than the word says, by one.
-    return found == known and _word(array, Object.REFERENCES) == sys.getrefcount(array) - 1
+    # Both calls count the argument that they hold.
+    return found == known and _word(array, Object.REFERENCES) == sys.getrefcount(array)
 
 
 def _address(function: Any) -> int:
