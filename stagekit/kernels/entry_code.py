@@ -577,16 +577,23 @@ _END = re.compile(r"end (\w+)")
 
 
 def code() -> str:
-    """The LLVM IR.
-
-    It is written in LLVM's own words and four more: `get` and `put` for a word of what a pointer
-    points to, `for i to %n after label` and `end i` for a loop that `label` comes before.
-    """
+    """The LLVM IR of `sk_call`."""
     kinds = (Table, Api, Object)
     names = {f"{k.__name__}.{name}": int(w) for k in kinds for name, w in k.__members__.items()}
-    text = re.sub(r"\b(?:Table|Api|Object)\.[A-Z_]+", lambda m: str(names[m[0]]), _CODE)
-    for name, value in {"ORDERED": ORDERED, "OWNED": OWNED, "HUGE": HUGE}.items():
-        text = re.sub(rf"\b{name}\b", str(value), text)
+    names |= {"ORDERED": ORDERED, "OWNED": OWNED, "HUGE": HUGE}
+    return expanded(re.sub(r"\b[A-Z][\w.]*", lambda m: str(names.get(m[0], m[0])), _CODE))
+
+
+def expanded(text: str) -> str:
+    """LLVM IR from text that is in LLVM's own words and four more.
+
+    `get` and `put` read and write a word of what a pointer points to, in words of 8 bytes; `for i
+    to %n after label` and `end i` are a loop that the block `label` comes before.
+
+    >>> print(expanded("%x = get ptr %block, 1"), end="")
+    %x.at = getelementptr i64, ptr %block, i64 1
+    %x = load ptr, ptr %x.at
+    """
     lines: list[str] = []
     for line in text.splitlines():
         lines += _expanded(line.strip(), lines[-1] if lines else "", len(lines))
@@ -596,11 +603,11 @@ def code() -> str:
 def _expanded(line: str, before: str, serial: int) -> list[str]:
     """One line in LLVM's words."""
     if m := _GET.fullmatch(line):
-        at = f"{m[1]}.at"
-        return [f"{at} = getelementptr i64, ptr {m[3]}, i64 {m[4]}", f"{m[1]} = load {m[2]}, ptr {at}"]
+        place = f"{m[1]}.at = getelementptr i64, ptr {m[3]}, i64 {m[4]}"
+        return [place, f"{m[1]} = load {m[2]}, ptr {m[1]}.at"]
     if m := _PUT.fullmatch(line):
-        at = f"%put.{serial}"
-        return [f"{at} = getelementptr i64, ptr {m[3]}, i64 {m[4]}", f"store {m[1]} {m[2]}, ptr {at}"]
+        place = f"%put.{serial} = getelementptr i64, ptr {m[3]}, i64 {m[4]}"
+        return [place, f"store {m[1]} {m[2]}, ptr %put.{serial}"]
     if m := _FOR.fullmatch(line):
         i = m[1]
         return [
