@@ -27,8 +27,9 @@ from stagekit.placement import as_device
 from stagekit.settings import config
 from stagekit.source import here
 from stagekit.staging.ambient import no_retrace, require_trace, run_eagerly, runs_eagerly
-from stagekit.staging.cache import Cache, CacheInfo, Family
+from stagekit.staging.cache import Cache, CacheInfo, Family, Way
 from stagekit.staging.concrete import ConcreteFunction
+from stagekit.staging.direct import Given, are_ordered, direct
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.notices import Notices
 from stagekit.staging.record import record
@@ -146,6 +147,18 @@ class Function:
     # ----- calling
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for way in self._cache.direct:
+            try:
+                out = way(*args, **kwargs)
+            except TypeError as error:
+                if _is_from_inside(error):
+                    raise
+                break  # it has no such parameters
+            if out is not NotImplemented:
+                return out
+        return self._called(args, kwargs)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             arguments = self._binding.bind(*args, **kwargs)
             interpreter = current()
@@ -158,7 +171,7 @@ class Function:
             for entry in family.entries:
                 matched = entry.match(call)
                 if matched is not None:
-                    return self._hit(family, entry, call, *matched)
+                    return self._hit(family, entry, Given(arguments, call, *matched))
             return self._miss(call) if family.eager is None else self._eagerly(call)
         except Exception as error:
             hide_frames(error)
@@ -187,18 +200,33 @@ class Function:
         with undoing():
             return self._run_python(call)
 
-    def _hit(
-        self, family: Family, entry: Entry, call: Call, cells: list[Any], env: dict[str, Any]
-    ) -> Any:
-        self._cache.used(call.key, family, entry)
+    def _hit(self, family: Family, entry: Entry, given: Given) -> Any:
+        _, call, cells, env = given
+        self._cache.used(family, entry)
         if entry.eager is not None:
             return self._eagerly(call)
         if self.options.verify == "always":
             return self._verified(entry, call, cells, env)
         try:
-            return entry.run(cells, env, call.arguments)
+            out = entry.run(cells, env, call.arguments)
         except (BoundsError, CheckError):  # eager Python may catch it, and words it itself
             return self._eagerly(call)
+        self._find_way(entry, given)
+        return out
+
+    def _find_way(self, entry: Entry, given: Given) -> None:
+        """Make the direct way for such calls, at the second of its sizes where these vary."""
+        if entry.concrete is None or entry.concrete.native is None or not are_ordered(given.cells):
+            return
+        sizes = given.call.numbers, [cell._value.shape for cell in given.cells]
+        if self._cache.way(entry, sizes) is not None:
+            return
+        if given.env and entry.sizes != sizes:
+            entry.sizes = sizes
+            return
+        fixed = self._static, self.options.device
+        call = direct(self.name, self._binding, *fixed, entry, given, self._cache.hits)
+        self._cache.add_way(Way(entry, sizes, call))
 
     def _verified(self, entry: Entry, call: Call, cells: list[Any], env: Any) -> Any:
         """The staged result, after an eager run that left nothing behind gave the same."""
@@ -319,6 +347,12 @@ class Function:
         families = list(self._cache.families.values())
         eager = tuple(f.eager for f in families if f.eager is not None)
         return Report(self.name, tuple(self._cache.history), eager, self.cache_info())
+
+
+def _is_from_inside(error: Exception) -> bool:
+    """Whether a function that was called had begun to run."""
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_next is not None
 
 
 @contextmanager

@@ -194,6 +194,11 @@ def make(request: Any, plans: Any) -> Callable[..., Any]:
     return made
 
 
+def native(plans: Any, name: str, type_: CallType, arenas: Arenas | None = None) -> Any:
+    stamp = np.zeros(1, np.int64)
+    return entry(plans, plans.address(name), type_, arenas or Arenas(), Tally(), stamp)
+
+
 ADD = CallType((Operand(Tensor, F4, (8,)),) * 2, (Result(F4, (8,)),), single=True)
 
 
@@ -490,8 +495,7 @@ def test_results_come_as_the_type_says(make: Any) -> None:
 @pytest.fixture
 def counter(plans: Any) -> tuple[Any, Any]:
     """A native increment, and a Variable whose buffer it made."""
-    tally, stamp = Tally(), np.zeros(1, np.int64)
-    more = entry(plans, plans.address("increment"), increment(), Arenas(), tally, stamp)
+    more = native(plans, "increment", increment())
     v = sk.Variable(tensor(1, 2, 3))
     more(v)
     return more, v
@@ -540,22 +544,16 @@ def test_a_buffer_that_is_held_keeps_its_bits(counter: Any, holder: str) -> None
 
 
 def test_another_cell_with_the_same_array_counts(plans: Any) -> None:
-    both = CallType(
-        (Operand(Variable, F4, (3,)), Operand(Variable, F4, (3,))),
-        (Result(F4, (3,), 0, True),),
-        sizes=(3,),
-    )
-    more = entry(plans, plans.address("increment"), increment(), Arenas(), Tally(), np.zeros(1, int))
+    more = native(plans, "increment", increment())
     v, w = sk.Variable(tensor(1, 2, 3)), sk.Variable(tensor(1, 2, 3))
     more(v)
     w._value = v._value
     more(v)
     assert w.tolist() == [2, 3, 4] and v.tolist() == [3, 4, 5]
-    assert both.returned == []
 
 
 def test_a_buffer_of_someone_else_is_left_alone(plans: Any) -> None:
-    more = entry(plans, plans.address("increment"), increment(), Arenas(), Tally(), np.zeros(1, int))
+    more = native(plans, "increment", increment())
     v = sk.Variable(tensor(1, 2, 3))
     whole = np.ones(5, F4)
     v._value = whole[1:4]
@@ -570,7 +568,7 @@ def test_a_buffer_of_someone_else_is_left_alone(plans: Any) -> None:
 
 def test_nothing_is_in_place_while_other_threads_may_look(plans: Any) -> None:
     type_ = increment(is_long=True)
-    more = entry(plans, plans.address("increment"), type_, Arenas(), Tally(), np.zeros(1, int))
+    more = native(plans, "increment", type_)
     v = sk.Variable(tensor(1, 2, 3))
     more(v)
     go = threading.Event()
@@ -614,10 +612,7 @@ def test_an_arena_is_as_large_as_asked(make: Any, n: int) -> None:
 
 def test_calls_of_two_sizes_share_arenas(plans: Any) -> None:
     arenas = Arenas()
-    calls = [
-        entry(plans, plans.address("through"), through(n), arenas, Tally(), np.zeros(1, int))
-        for n in (10, 1000, 100)
-    ]
+    calls = [native(plans, "through", through(n), arenas) for n in (10, 1000, 100)]
     for _ in range(3):
         assert [call(integer(2)).item() for call in calls] == [20, 2000, 200]
 
@@ -654,7 +649,7 @@ def test_cells_may_change_while_the_plan_runs(make: Any) -> None:
 
 def test_threads_have_arenas_of_their_own(make: Any) -> None:
     n = 5000
-    call, tally, _ = make("through", through(n, is_long=True))
+    call, _, _ = make("through", through(n, is_long=True))
     wrong: list[Any] = []
 
     def work(k: int) -> None:
@@ -680,7 +675,7 @@ def test_arenas_are_freed_with_their_plan(plans: Any) -> None:
     start = 0
     for k in range(40):
         type_ = through(1 << 20)  # 8 MB
-        call = entry(plans, plans.address("through"), type_, Arenas(), Tally(), np.zeros(1, int))
+        call = native(plans, "through", type_)
         call(integer(1))
         if k == 5:
             start = rss()

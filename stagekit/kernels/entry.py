@@ -12,9 +12,7 @@ the same is done through ctypes, in about 10 us.
 from __future__ import annotations
 
 import ctypes
-import platform
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -160,8 +158,7 @@ def _arrays(type_: CallType, cells: Sequence[Any]) -> list[Any] | None:
 def _delivered(type_: CallType, cells: Sequence[Any], results: Sequence[Any]) -> Any:
     """What a call returns, after the results that are written went into their cells."""
     pairs = list(zip(type_.results, results, strict=True))
-    written = [(cells[r.operand], array) for r, array in pairs if r.operand is not None]
-    put(*zip(*written, strict=True)) if written else None
+    put([(cells[r.operand], array) for r, array in pairs if r.operand is not None])
     returned = tuple(Tensor(array) for r, array in pairs if r.operand is None)
     return returned[0] if type_.single else returned
 
@@ -180,22 +177,20 @@ class Layout(NamedTuple):
 def layout() -> Layout | None:
     """The layout of this process, None where structs are not as the machine code reads them."""
     if (
-        platform.python_implementation() != "CPython"
+        sys.implementation.name != "cpython"
         or sys.byteorder != "little"
         or ctypes.sizeof(ctypes.c_void_p) != 8
-        or hasattr(sys, "gettotalrefcount")  # a debug build has more in each object
-        or not getattr(sys, "_is_gil_enabled", lambda: True)()
-        or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+        or getattr(sys, "abiflags", "not POSIX") != ""  # builds for debugging, or without a GIL
     ):
         return None
     member = _word(Cell.__dict__["_value"], 5)  # a PyMemberDef: name, kind, offset
     slot = ctypes.c_ssize_t.from_address(member + 16).value
-    samples = [np.ones((2, 3), np.float32), np.ones(()), np.arange(6, dtype=np.int64)[::2]]
+    samples: list[Any] = [np.ones((2, 3), np.float32), np.ones(()), np.arange(6)[::2]]
     samples += [np.ones((2, 3)).T, np.broadcast_to(np.ones(3), (2, 3))]
     cells = [kind.__new__(kind) for kind in (Tensor, Variable)]
     for cell, array in zip(cells, samples, strict=False):
         cell._value = array
-    if not all(map(_is_array, samples)) or not all(_is_cell(cell, slot) for cell in cells):
+    if not all(_is_array(x) for x in samples) or not all(_is_cell(x, slot) for x in cells):
         return None
     if _word((cells[0],), Object.ITEMS) != id(cells[0]):
         return None
@@ -243,7 +238,8 @@ def _address(function: Any) -> int:
 
 def _numpy_function(index: int) -> int:
     """A function of NumPy's C interface, by its place in the table that it exports."""
-    core = sys.modules.get("numpy._core._multiarray_umath") or np.core.multiarray
+    core: Any = sys.modules.get("numpy._core._multiarray_umath")
+    core = core or sys.modules["numpy.core._multiarray_umath"]  # before NumPy 2
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.argtypes, pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
     table = pointer(core._ARRAY_API, None)

@@ -267,10 +267,11 @@ ask:
 fresh:
   %descr = get ptr %row, 0
   %rank.wide = get i64 %row, 1
-  %rank = trunc i64 %rank.wide to i32
   %shape = get ptr %row, 2
   call void %incref(ptr %descr)
-  %fresh.array = call ptr %new(ptr %ndarray, ptr %descr, i32 %rank, ptr %shape, ptr null, ptr null, i32 0, ptr null)
+  %rank = trunc i64 %rank.wide to i32
+  %fresh.array = call ptr %new(ptr %ndarray, ptr %descr, i32 %rank, ptr %shape, ptr null,
+                               ptr null, i32 0, ptr null)
   %failed = icmp eq ptr %fresh.array, null
   br i1 %failed, label %fail, label %made
 made:

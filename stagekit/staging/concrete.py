@@ -71,6 +71,11 @@ class ConcreteFunction:
         """The steps that a call runs."""
         return Plan(self.optimized)
 
+    @cached_property
+    def native(self) -> Any | None:
+        """The plan as one function of machine code, where it is that."""
+        return None
+
     def cost(self) -> Cost:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
         return cost(self.optimized, self.env)

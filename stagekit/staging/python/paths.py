@@ -491,11 +491,16 @@ class Writer:
         self.bound[name] = value
         return name
 
+    def name(self) -> str:
+        """A name that nothing has yet."""
+        self.count += 1
+        return f"_v{self.count}"
+
     def variable(self, expression: str) -> str:
         """A name for the value of an expression."""
-        self.count += 1
-        self.lines.append(f"_v{self.count} = {expression}")
-        return f"_v{self.count}"
+        name = self.name()
+        self.lines.append(f"{name} = {expression}")
+        return name
 
     def require(self, condition: str) -> None:
         """Miss where the condition does not hold."""
@@ -543,7 +548,7 @@ class Writer:
             if any(g.kind == "missing" for g in after.guards):
                 self._presence(v, how, key, known, after)
             elif how == "." and _is_method(known, key, after):
-                held = self._held(after.guards[0].value)
+                held = self.held(after.guards[0].value)
                 self.require(f"getattr({v}.{key}, '__func__', None) is {held}")
             elif how == ".":
                 self.place(self.variable(self.attribute(v, key, known)), after)
@@ -571,13 +576,13 @@ class Writer:
     def guard(self, v: str, guard: Guard) -> None:
         kind, value = guard.kind, guard.value
         if kind == "identity":
-            self.require(f"{v} is {self._held(value)} and {v} is not None")
+            self.require(f"{v} is {self.held(value)} and {v} is not None")
         elif kind == "type":
-            self.require(f"type({v}) is {self._held(value)}")
+            self.require(f"type({v}) is {self.held(value)}")
         elif kind == "none":
             self.require(f"{v} is None")
         elif kind in ("number", "string"):
-            self._scalar(v, value)
+            self.scalar(v, value)
         elif kind in ("length", "empty", "keys", "tuple"):
             self._container(v, guard)
         else:
@@ -598,14 +603,16 @@ class Writer:
             quick += f" and all(map(same, {v}, {value}))"
         self.require(f"({quick}) or holds({self.constant(guard)}, {self.arguments})")
 
-    def _held(self, value: Callable[[], object]) -> str:
+    def held(self, value: Callable[[], object]) -> str:
+        """The text of what `value()`, made by `hold`, gives."""
         name = self.constant(value)
         if isinstance(value, _Strong):
             self.bound[name] = value.obj
             return name
         return f"{name}()"
 
-    def _scalar(self, v: str, value: Any) -> None:
+    def scalar(self, v: str, value: Any) -> None:
+        """Miss where `v` is not this value of this type."""
         if value is True or value is False:
             return self.require(f"{v} is {value}")
         name, cls = self.constant(value), self.constant(type(value))

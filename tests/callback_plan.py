@@ -1,0 +1,75 @@
+"""A plan with the face of machine code that calls back into Python: every graph has one."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stagekit.kernels.arena import Arenas
+from stagekit.plan import Plan, concrete
+from stagekit.staging.concrete import ConcreteFunction
+
+
+class CallbackPlan:
+    """Evaluates a graph on NumPy, from the words of a block to memory of the caller's.
+
+    The function that stands for the plan holds it, and so each call. `runs` counts them all.
+    """
+
+    runs = 0
+    is_long = False
+
+    def __init__(self, function: ConcreteFunction) -> None:
+        graph = function.optimized
+        self.inputs = [node.type for node in graph.inputs]
+        self.outputs = [node.type for node in graph.outputs]
+        self.sizes = sorted(function.env)
+        self.arenas = Arenas()
+        self.plan = Plan(graph)
+        self._function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._run)
+        self.address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
+
+    def arena_bytes(self, env: Any) -> int:
+        return 64
+
+    def in_place(self, output: int, operand: int) -> bool:
+        return True
+
+    def _run(self, block: int) -> int:
+        types = [*self.inputs, *self.outputs]
+        words = iter((ctypes.c_int64 * (len(types) + 1 + len(self.sizes))).from_address(block))
+        pointers = [next(words) for _ in types]
+        assert next(words) % 64 == 0  # the arena
+        env = dict(zip(self.sizes, words, strict=True))
+        arrays = [_array(p, t, env) for p, t in zip(pointers, types, strict=True)]
+        try:
+            results = self.plan(arrays[: len(self.inputs)], env)
+        except Exception:
+            return 1
+        results = [result.copy() for result in results]
+        for place, result in zip(arrays[len(self.inputs) :], results, strict=True):
+            assert place.shape == result.shape and place.dtype == result.dtype
+            place[...] = result
+        CallbackPlan.runs += 1
+        return 0
+
+
+def _array(pointer: int, type_: Any, env: Any) -> np.ndarray[Any, Any]:
+    shape = concrete(type_.shape, env)
+    dtype = type_.dtype.numpy
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return np.empty(shape, dtype)
+    return np.frombuffer((ctypes.c_char * size).from_address(pointer), dtype).reshape(shape)
+
+
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Give every concrete function such a plan."""
+    made = cached_property(CallbackPlan)
+    made.__set_name__(ConcreteFunction, "native")
+    patch.setattr(ConcreteFunction, "native", made)
