@@ -147,35 +147,35 @@ class Function:
     # ----- calling
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for way in self._cache.direct:
-            try:
-                out = way(*args, **kwargs)
-            except TypeError as error:
-                if _is_from_inside(error):
-                    raise
-                break  # it has no such parameters
-            if out is not NotImplemented:
-                return out
-        return self._called(args, kwargs)
-
-    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            arguments = self._binding.bind(*args, **kwargs)
-            interpreter = current()
-            if interpreter.base.traces or interpreter.batch is not None or runs_eagerly():
-                return self._inline(arguments)
-            call = self._taken_apart(arguments)
-            family = self._cache.families.get(call.key)
-            if family is None:
-                return self._miss(call)
-            for entry in family.entries:
-                matched = entry.match(call)
-                if matched is not None:
-                    return self._hit(family, entry, Given(arguments, call, *matched))
-            return self._miss(call) if family.eager is None else self._eagerly(call)
+            for way in self._cache.direct:
+                try:
+                    out = way(*args, **kwargs) if kwargs else way(*args)
+                except TypeError as error:
+                    if _is_from_inside(error):
+                        raise
+                    break  # it has no such parameters
+                if out is not NotImplemented:
+                    return out
+            return self._called(self._binding.bind(*args, **kwargs))
         except Exception as error:
             hide_frames(error)
             raise
+
+    def _called(self, arguments: dict[str, Any]) -> Any:
+        """A call that no direct way took: find the entry that is right for it, or make one."""
+        interpreter = current()
+        if interpreter.base.traces or interpreter.batch is not None or runs_eagerly():
+            return self._inline(arguments)
+        call = self._taken_apart(arguments)
+        family = self._cache.families.get(call.key)
+        if family is None:
+            return self._miss(call)
+        for entry in family.entries:
+            matched = entry.match(call)
+            if matched is not None:
+                return self._hit(family, entry, Given(arguments, call, *matched))
+        return self._miss(call) if family.eager is None else self._eagerly(call)
 
     def _taken_apart(self, arguments: dict[str, Any]) -> Call:
         ambient = config.trap, self.options.fastmath, self.options.device or as_device(None)
@@ -375,10 +375,17 @@ class Bound:
     def __init__(
         self, function: Function, args: tuple[Any, ...], keywords: Mapping[str, Any] | None = None
     ) -> None:
-        self.__func__, self.args, self.keywords = function, args, dict(keywords or {})
-        self.__name__ = function.name
+        self.__func__, self.args = function, args
+        self.keywords = dict(keywords) if keywords else {}
         self.__doc__ = function.__doc__
-        self.__wrapped__ = functools.partial(function.python_function, *args, **self.keywords)
+
+    @property
+    def __name__(self) -> str:
+        return self.__func__.name
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return functools.partial(self.__func__.python_function, *self.args, **self.keywords)
 
     @property
     def __self__(self) -> Any:
@@ -386,7 +393,9 @@ class Bound:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.__func__(*self.args, *args, **{**self.keywords, **kwargs})
+            if self.keywords:
+                kwargs = {**self.keywords, **kwargs}
+            return self.__func__(*self.args, *args, **kwargs)
         except Exception as error:
             hide_frames(error)
             raise

@@ -24,7 +24,7 @@ from stagekit.placement import device_variable
 from stagekit.random import holding, lock_of
 from stagekit.settings import config
 from stagekit.staging.ambient import eagerly_variable
-from stagekit.staging.python.paths import Writer, hold
+from stagekit.staging.python.paths import Guard, Path, Writer, hold
 from stagekit.staging.signature import Binding, Call, hashes_by_identity
 from stagekit.staging.trace import Entry
 from stagekit.symbolic import evaluate
@@ -138,13 +138,18 @@ class _Direct:
         if any(name in taken or _OWN.fullmatch(name) for name in names):
             raise _Unfit
         self.cells: list[str] = []
+        self.guards = list(found.guards)
         for name in names:
             value = given.arguments[name]
             if name in static:
                 self._object(name, value)
             else:
                 self._argument(name, value)
+            if not isinstance(value, Tensor):  # what is read of it depends on its class
+                self.guards.append(Guard(Path("argument", name), "type", hold(type(value))))
         self._captures()
+        if len(self.cells) != len(given.cells):
+            raise _Unfit  # a fixed signature made tensors of numbers
 
     # ----- what the entry relies on
 
@@ -199,7 +204,7 @@ class _Direct:
         captures, outputs = self.found.captures, self.found.outputs
         paths = [c.path for c in captures if c.path is not None]
         paths += [o.value for o in outputs if o.kind == "path"]
-        read = iter(self.writer.write(self.found.guards, paths))
+        read = iter(self.writer.write(self.guards, paths))
         for bound in captures:
             text = self.writer.constant(bound.held) if bound.path is None else next(read)
             if bound.kind is np.ndarray:
