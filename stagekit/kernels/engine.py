@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-_lock = threading.RLock()
+lock = threading.RLock()  # whoever is in LLVM holds it
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
     )
 
 
@@ -67,7 +67,7 @@ def _emitter() -> Any:
 @cache
 def target() -> str:
     """What object code depends on beyond its text: the CPU, its features, LLVM's version."""
-    with _lock:
+    with lock:
         version = ".".join(map(str, _llvm().llvm_version_info))
         return " ".join(["LLVM", version, _llvm().get_process_triple(), *_cpu()])
 
@@ -75,7 +75,7 @@ def target() -> str:
 @cache
 def vector_bytes() -> int:
     """The width of this CPU's vector registers: 64 with AVX-512, 32 with AVX, else 16."""
-    with _lock:
+    with lock:
         features = _cpu()[1].split(",")
     return 64 if "+avx512f" in features else 32 if "+avx" in features else 16
 
@@ -115,19 +115,19 @@ def compile_ir(text: str, speed_level: int | None = None) -> bytes:
     >>> ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(library.address("f"))(41)
     42
     """
-    with _lock, _parsed(text, speed_level) as module:
+    with lock, _parsed(text, speed_level) as module:
         return bytes(_emitter().emit_object(module))
 
 
 def assembly(text: str, speed_level: int | None = None) -> str:
     """The assembly that `compile_ir` of the same arguments would make object code of."""
-    with _lock, _parsed(text, speed_level) as module:
+    with lock, _parsed(text, speed_level) as module:
         return str(_emitter().emit_assembly(module))
 
 
 def symbol(name: str, address: int) -> None:
     """Let object code that is loaded from now on call what lies at an address by a name."""
-    with _lock:
+    with lock:
         _llvm().add_symbol(name, address)
 
 
@@ -142,11 +142,15 @@ class Library:
 
     def address(self, name: str) -> int:
         """Where a function or global of the object code lies; LookupError if it has none such."""
-        with _lock:
+        with lock:
             found = self._engine.get_global_value_address(name)
         if not found:
             raise LookupError(f"the object code defines no {name!r}")
         return int(found)
+
+    def keep(self) -> None:
+        """Never free the machine code: a thread may stand in it even while the process ends."""
+        self._engine.detach()
 
 
 def load(object_code: bytes) -> Library:
@@ -154,7 +158,7 @@ def load(object_code: bytes) -> Library:
 
     Raises LookupError where it calls a symbol that neither `symbol` nor the process defines.
     """
-    with _lock:
+    with lock:
         # LLVM ends the process at a symbol that it cannot resolve.
         missing = [name for name in undefined(object_code) if not _resolves(name)]
         if missing:
