@@ -334,7 +334,7 @@ STEP = CallType(
         Operand(Variable, F4, (10,)),
         Operand(Variable, F4, ()),
     ),
-    (Result(F4, ()), Result(F4, (10,), 2, True), Result(F4, (), 3, True)),
+    (Result(F4, ()), Result(F4, (10,), 2, True, output=1), Result(F4, (), 3, True, output=2)),
     single=True,
     arena_bytes=128,
 )
@@ -431,7 +431,7 @@ def test_memory_stays_where_it_is() -> None:
 
 def test_a_result_without_memory_raises_and_loses_nothing(make: Any) -> None:
     first = Result(F4, (8,))
-    huge = CallType(ADD.operands, (first, Result(F4, (1 << 55,))), arena_bytes=128)
+    huge = CallType(ADD.operands, (first, Result(F4, (1 << 55,), output=1)), arena_bytes=128)
     call, tally, _ = make("add", huge)
     x, y = eight(), eight()
     before = counts(x, y, F4)
@@ -487,6 +487,38 @@ def test_results_come_as_the_type_says(make: Any) -> None:
     x, y = eight(), eight(1)
     assert make("add", into)[0](x, y) == ()
     assert y.tolist() == (eight() + eight(1)).tolist() and x.tolist() == eight().tolist()
+
+
+def test_a_result_may_be_a_view_of_another_or_of_an_operand(make: Any) -> None:
+    """The plan knows nothing of views; who is written owns the buffer if it comes first."""
+    two = Operand(Tensor, F4, (8,)), Operand(Variable, F4, (8,))
+    whole = Result(F4, (8,), 1)
+    again, before = Result(F4, (2, 4), view_of=2), Result(F4, (4, 2), view_of=1)
+    call, _, _ = make("add", CallType(two, (whole, again, before)))
+    x, v = eight(), sk.Variable(eight(1))
+    old = v._value = v._value.copy()
+    mine, theirs = call(x, v)
+    assert v.tolist() == (eight() + eight(1)).tolist() and v._value.base is None
+    assert mine._value.base is v._value and mine.shape == (2, 4)
+    assert mine.reshape((8,)).tolist() == v.tolist()
+    assert theirs.reshape((8,)).tolist() == eight(1).tolist() and theirs._value.base is old
+    counted = counts(old, v._value)
+    del mine, theirs
+    assert counts(old, v._value) == [n - 1 for n in counted]
+
+
+def test_outputs_are_given_in_the_order_of_the_plan(plans: Any) -> None:
+    results = Result(F4, (10,), output=1), Result(F4, (), output=0), Result(F4, (), output=2)
+    x, y, w, b = STEP.operands
+    step = native(plans, "step", CallType((x, y, w, b), results, arena_bytes=128))
+    random = np.random.default_rng(0)
+    xs, ys = (sk.asarray(random.normal(size=s).astype("f4")) for s in ((32, 10), (32,)))
+    mine = sk.Variable(sk.zeros(10)), sk.Variable(sk.zeros(()))
+    w1, loss, b1 = step(xs, ys, *mine)
+    expected = eager_step(xs, ys, *mine)
+    np.testing.assert_allclose(loss.numpy(), expected.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(w1.numpy(), mine[0].numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(b1.numpy(), mine[1].numpy(), rtol=1e-4, atol=1e-6)
 
 
 # ----- in place -----------------------------------------------------------------------------------

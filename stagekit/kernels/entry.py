@@ -43,15 +43,19 @@ class Operand:
 
 @dataclass(frozen=True)
 class Result:
-    """An output of the plan: returned, or the new value of an operand's cell.
+    """A result: returned, or the new value of an operand's cell.
 
     `in_place`: the plan may be given the buffer that the cell holds, if nothing else holds it.
+    `view_of`: it is no output of the plan, but a view of an operand's array (counted first) or an
+    earlier result's. The outputs of the plan are the other results, in the order of `output`.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     operand: int | None = None
     in_place: bool = False
+    view_of: int | None = None
+    output: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ class CallType:
     def returned(self) -> list[int]:
         """Which results are returned."""
         return [k for k, result in enumerate(self.results) if result.operand is None]
+
+    @property
+    def outputs(self) -> list[int]:
+        """Which results are outputs of the plan, in its order."""
+        own = [k for k, result in enumerate(self.results) if result.view_of is None]
+        return sorted(own, key=lambda k: self.results[k].output)
 
 
 class Tally:
@@ -126,10 +136,11 @@ def by_ctypes(
             not any(variable.get() is x for x in allowed) for variable, allowed in ambient
         ):
             return NotImplemented
-        results = [np.empty(result.shape, result.dtype) for result in type_.results]
+        results = _results(type_, arrays)
         needed = type_.arena_bytes
         with arenas.taking(needed) if needed else nullcontext(0) as arena:
-            pointers = [array.ctypes.data for array in (*arrays, *results)]
+            outputs = [results[k] for k in type_.outputs]
+            pointers = [array.ctypes.data for array in (*arrays, *outputs)]
             block = np.array([*pointers, arena, *type_.sizes], np.int64)
             if run(block.ctypes.data) != 0:
                 return NotImplemented
@@ -153,6 +164,17 @@ def _arrays(type_: CallType, cells: Sequence[Any]) -> list[Any] | None:
             return None
         arrays.append(array)
     return arrays
+
+
+def _results(type_: CallType, arrays: Sequence[Any]) -> list[Any]:
+    """Fresh arrays for the results, and views."""
+    known = list(arrays)
+    for result in type_.results:
+        if result.view_of is None:
+            known.append(np.empty(result.shape, result.dtype))
+        else:
+            known.append(known[result.view_of].reshape(result.shape).view())
+    return known[len(arrays) :]
 
 
 def _delivered(type_: CallType, cells: Sequence[Any], results: Sequence[Any]) -> Any:
@@ -246,7 +268,7 @@ def _numpy_function(index: int) -> int:
     return ctypes.c_int64.from_address(table + 8 * index).value
 
 
-_NEW_FROM_DESCR = 94
+_NEW_FROM_DESCR, _SET_BASE_OBJECT = 94, 282
 
 
 def _api(slot: int) -> np.ndarray[Any, Any]:
@@ -271,6 +293,7 @@ def _api(slot: int) -> np.ndarray[Any, Any]:
         Api.ALLOCATE: _address(process.aligned_alloc),
         Api.ADVISE: _address(process.madvise),
         Api.FREE: _address(process.free),
+        Api.SET_BASE: _numpy_function(_SET_BASE_OBJECT),
     }
     return np.array([known[name] for name in Api], np.int64)
 
@@ -314,6 +337,7 @@ def _native(
     words.rows(Table.SIZES, Table.SIZE_ROWS, [[size] for size in type_.sizes])
     rows = [[id(variable), id(allowed[0]), id(allowed[-1])] for variable, allowed in ambient]
     words.rows(Table.AMBIENT, Table.AMBIENT_ROWS, rows)
+    words[Table.OUTPUTS] = len(type_.outputs)
     words[Table.RETURNED] = len(returned)
     words[Table.SINGLE] = returned[0] if type_.single else -1
     words[Table.PLAN] = address
@@ -337,6 +361,8 @@ def _operand_rows(words: _Words, type_: CallType) -> list[list[Any]]:
 
 
 def _result_rows(words: _Words, type_: CallType) -> list[list[Any]]:
+    first = len(type_.operands)
+    word = {k: first + i for i, k in enumerate(type_.outputs)}
     return [
         [
             id(x.dtype),
@@ -344,8 +370,10 @@ def _result_rows(words: _Words, type_: CallType) -> list[list[Any]]:
             words.place(x.shape),
             -1 if x.operand is None else x.operand,
             int(x.in_place),
+            -1 if x.view_of is None else x.view_of,
+            word.get(k, 0),
         ]
-        for x in type_.results
+        for k, x in enumerate(type_.results)
     ]
 
 

@@ -17,7 +17,9 @@ from enum import IntEnum
 class Table(IntEnum):
     """Words of a table. Rows of operands: class, descr, rank, address of the sizes. Rows of
     results: descr, rank, address of the sizes, the operand whose value it becomes or -1, whether
-    that may happen in place. Rows of ambient variables: the variable, two objects it may be.
+    that may happen in place, the array that it is a view of (operands, then results) or -1, and the
+    word of the plan's block that gets its pointer. Rows of ambient variables: the variable, two
+    objects it may be.
     """
 
     OPERANDS = 0
@@ -37,6 +39,7 @@ class Table(IntEnum):
     CALLS = 14  # address of a count of calls
     STAMP = 15  # address of the number of the last one
     API = 16
+    OUTPUTS = 17  # how many results the plan itself gives: those that are no views
 
 
 class Api(IntEnum):
@@ -60,6 +63,7 @@ class Api(IntEnum):
     ALLOCATE = 15
     ADVISE = 16
     FREE = 17
+    SET_BASE = 18
 
 
 class Object(IntEnum):
@@ -79,7 +83,9 @@ class Object(IntEnum):
 
 ORDERED = 0x101  # C-contiguous and aligned
 OWNED = 0x404  # owns its data, which may be written
+FRESH = 0x501  # of a view: C-contiguous, aligned, writeable
 HUGE = 1 << 21  # from here on arenas are of huge pages
+ROW = 7  # the words of a result
 
 _CODE = """
 define internal i1 @is_ambient(ptr %table, ptr %api) {
@@ -214,7 +220,7 @@ entry:
   %results = getelementptr ptr, ptr %arrays, i64 %n
   for j to %count after entry
   %array = get ptr %results, %j
-  %start = mul i64 %j, 5
+  %start = mul i64 %j, ROW
   %row = getelementptr i64, ptr %rows, i64 %start
   %cell = get i64 %row, 3
   %is.returned = icmp slt i64 %cell, 0
@@ -239,10 +245,17 @@ entry:
   %ndarray = get ptr %api, Api.NDARRAY
   %incref = get ptr %api, Api.INCREF
   %results = getelementptr ptr, ptr %arrays, i64 %n
-  %pointers = getelementptr ptr, ptr %block, i64 %n
   for j to %m after entry
-  %start = mul i64 %j, 5
+  %start = mul i64 %j, ROW
   %row = getelementptr i64, ptr %rows, i64 %start
+  %whole = get i64 %row, 5
+  %is.view = icmp sge i64 %whole, 0
+  br i1 %is.view, label %view, label %own
+view:
+  %source = get ptr %arrays, %whole
+  %source.data = get ptr %source, Object.DATA
+  br label %fresh
+own:
   %in.place = get i64 %row, 4
   %allowed = icmp ne i64 %in.place, 0
   %quiet = xor i1 %shared, true
@@ -265,20 +278,32 @@ ask:
   %ok = and i1 %ok.1, %ok.2
   br i1 %ok, label %made, label %fresh
 fresh:
+  %viewed = phi ptr [%source, %view], [null, %own], [null, %ask]
+  %given = phi ptr [%source.data, %view], [null, %own], [null, %ask]
+  %rights.given = select i1 %is.view, i32 FRESH, i32 0
   %descr = get ptr %row, 0
   %rank.wide = get i64 %row, 1
   %shape = get ptr %row, 2
   call void %incref(ptr %descr)
   %rank = trunc i64 %rank.wide to i32
   %fresh.array = call ptr %new(ptr %ndarray, ptr %descr, i32 %rank, ptr %shape, ptr null,
-                               ptr null, i32 0, ptr null)
+                               ptr %given, i32 %rights.given, ptr null)
   %failed = icmp eq ptr %fresh.array, null
-  br i1 %failed, label %fail, label %made
+  br i1 %failed, label %fail, label %exists
+exists:
+  br i1 %is.view, label %based.on, label %made
+based.on:
+  call void %incref(ptr %viewed)
+  %set.base = get ptr %api, Api.SET_BASE
+  %status = call i32 %set.base(ptr %fresh.array, ptr %viewed)
+  put ptr %fresh.array, %results, %j
+  br label %j.next
 made:
-  %array = phi ptr [%old, %ask], [%fresh.array, %fresh]
+  %array = phi ptr [%old, %ask], [%fresh.array, %exists]
   put ptr %array, %results, %j
   %data = get ptr %array, Object.DATA
-  put ptr %data, %pointers, %j
+  %word = get i64 %row, 6
+  put ptr %data, %block, %word
   end j
   ret i1 true
 fail:
@@ -380,7 +405,7 @@ entry:
   br i1 %none, label %k.done, label %some
 some:
   for j to %m after some
-  %start = mul i64 %j, 5
+  %start = mul i64 %j, ROW
   %row = getelementptr i64, ptr %rows, i64 %start
   %cell = get i64 %row, 3
   %is.returned = icmp slt i64 %cell, 0
@@ -396,7 +421,7 @@ write:
   put ptr %dropped, %results, %j
   end j
   for k to %m after j.done
-  %start.k = mul i64 %k, 5
+  %start.k = mul i64 %k, ROW
   %row.k = getelementptr i64, ptr %rows, i64 %start.k
   %cell.k = get i64 %row.k, 3
   %is.written = icmp sge i64 %cell.k, 0
@@ -450,7 +475,7 @@ several:
   %filled = alloca i64
   store i64 0, ptr %filled
   for j to %m after several
-  %start = mul i64 %j, 5
+  %start = mul i64 %j, ROW
   %row = getelementptr i64, ptr %rows, i64 %start
   %cell = get i64 %row, 3
   %is.written = icmp sge i64 %cell, 0
@@ -503,7 +528,9 @@ operands:
   %sizes = get i64 %table, Table.SIZES
   %buffers = add i64 %n, %m
   %arrays = alloca ptr, i64 %buffers
-  %pointers = add i64 %buffers, 1
+  %outputs = get i64 %table, Table.OUTPUTS
+  %place = add i64 %n, %outputs
+  %pointers = add i64 %place, 1
   %length = add i64 %pointers, %sizes
   %block = alloca i64, i64 %length
   %fit = call i1 @take_operands(ptr %table, ptr %api, ptr %args, ptr %arrays, ptr %block)
@@ -524,7 +551,7 @@ allocate:
   %made = call i1 @make_results(ptr %table, ptr %api, ptr %arrays, ptr %block, i1 %shared)
   br i1 %made, label %fill, label %out_of_memory
 fill:
-  put ptr %scratch, %block, %buffers
+  put ptr %scratch, %block, %place
   %own.sizes = get ptr %table, Table.SIZE_ROWS
   %block.sizes = getelementptr i64, ptr %block, i64 %pointers
   for s to %sizes after fill
@@ -581,7 +608,7 @@ def code() -> str:
     """The LLVM IR of `sk_call`."""
     kinds = (Table, Api, Object)
     names = {f"{k.__name__}.{name}": int(w) for k in kinds for name, w in k.__members__.items()}
-    names |= {"ORDERED": ORDERED, "OWNED": OWNED, "HUGE": HUGE}
+    names |= {"ORDERED": ORDERED, "OWNED": OWNED, "FRESH": FRESH, "HUGE": HUGE, "ROW": ROW}
     return expanded(re.sub(r"\b[A-Z][\w.]*", lambda m: str(names.get(m[0], m[0])), _CODE))
 
 
