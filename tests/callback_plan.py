@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from stagekit.kernels.arena import Arenas
+from stagekit.kernels.entry import CallType, Operand, Result
 from stagekit.plan import Plan, concrete
 from stagekit.staging.concrete import ConcreteFunction
 
@@ -22,10 +24,9 @@ class CallbackPlan:
     """
 
     runs = 0
-    is_long = False
 
     def __init__(self, function: ConcreteFunction) -> None:
-        graph = function.optimized
+        self.graph = graph = function.optimized
         self.inputs = [node.type for node in graph.inputs]
         self.outputs = [node.type for node in graph.outputs]
         self.sizes = sorted(function.env)
@@ -34,11 +35,19 @@ class CallbackPlan:
         self._function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._run)
         self.address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
 
-    def arena_bytes(self, env: Any) -> int:
-        return 64
-
-    def in_place(self, output: int, operand: int) -> bool:
-        return True
+    def call_type(
+        self, operands: Sequence[Operand], written: Sequence[int | None], single: bool, env: Any
+    ) -> CallType | None:
+        """Everything that may be in place is."""
+        sizes = tuple(env[name] for name in self.sizes)
+        if any(type(size) is not int for size in sizes):
+            return None
+        results = []
+        for k, (type_, cell) in enumerate(zip(self.outputs, written, strict=True)):
+            dtype, shape = type_.dtype.numpy, concrete(type_.shape, env)
+            same = cell is not None and operands[cell].shape == shape
+            results.append(Result(dtype, shape, cell, same, output=k))
+        return CallType(tuple(operands), tuple(results), single, sizes, 64)
 
     def _run(self, block: int) -> int:
         types = [*self.inputs, *self.outputs]

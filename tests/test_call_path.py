@@ -502,9 +502,10 @@ def test_a_result_may_be_a_view_of_another_or_of_an_operand(make: Any) -> None:
     assert mine._value.base is v._value and mine.shape == (2, 4)
     assert mine.reshape((8,)).tolist() == v.tolist()
     assert theirs.reshape((8,)).tolist() == eight(1).tolist() and theirs._value.base is old
-    counted = counts(old, v._value)
+    fresh = v._value
+    counted = counts(old, fresh)
     del mine, theirs
-    assert counts(old, v._value) == [n - 1 for n in counted]
+    assert counts(old, fresh) == [n - 1 for n in counted]
 
 
 def test_outputs_are_given_in_the_order_of_the_plan(plans: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from stagekit import tree
 from stagekit.eager.interpreter import EAGER, as_array
-from stagekit.kernels.entry import Ambient, CallType, Operand, Result, Tally, entry
+from stagekit.kernels.entry import Ambient, Operand, Tally, entry
 from stagekit.kernels.entry_code import ORDERED
 from stagekit.op import current_variable
 from stagekit.placement import device_variable
@@ -63,44 +63,28 @@ def direct(
         return None
     try:
         writer = _Direct(binding, static, found, given)
-        call_type, inputs = _call_type(found, given, plan)
+        inputs = [given.cells[k] for k in found.take]
+        place = {id(cell): k for k, cell in enumerate(inputs)}
+        written = [place[id(given.cells[k])] for k in found.writes]
+        returned = [None] * (len(plan.graph.outputs) - len(written))
+        single = found.single is not None
+        if single and len(returned) > 1:
+            return None
+        operands = [_operand(cell) for cell in inputs]
+        call_type = plan.call_type(operands, [*returned, *written], single, given.env)
+        if call_type is None:
+            return None
         ambient: list[Ambient] = [
             (current_variable, (None, EAGER)),
             (eagerly_variable, (False,)),
         ]
         if device is None:
             ambient.append((device_variable, (given.call.key[0][2],)))
-        call = entry(plan, plan.address, call_type, plan.arenas, tally, found.stamp, ambient)
+        address, arenas = plan.address, plan.arenas
+        call = entry(plan, address, call_type, arenas, tally, found.stamp, ambient)
         return writer.function(name, call, inputs)
     except _Unfit:
         return None
-
-
-def _call_type(found: Entry, given: Given, plan: Any) -> tuple[CallType, list[Any]]:
-    """What the builtin is told, and the cells that it takes."""
-    inputs = [given.cells[k] for k in found.take]
-    place = {id(cell): k for k, cell in enumerate(inputs)}
-    operands = tuple(map(_operand, inputs))
-    first = len(plan.outputs) - len(found.writes)
-    results = []
-    for k, type_ in enumerate(plan.outputs):
-        shape = tuple(evaluate(n, given.env) for n in type_.shape)
-        dtype = type_.dtype.numpy
-        if k < first:
-            results.append(Result(dtype, shape))
-            continue
-        cell = place[id(given.cells[found.writes[k - first]])]
-        same = (operands[cell].dtype, operands[cell].shape) == (dtype, shape)
-        results.append(Result(dtype, shape, cell, same and plan.in_place(k, cell)))
-    single = found.single is not None
-    if single and first != 1:
-        raise _Unfit
-    sizes = tuple(given.env[name] for name in plan.sizes)
-    if any(type(size) is not int for size in sizes):
-        raise _Unfit
-    needed = plan.arena_bytes(given.env)
-    called = CallType(operands, tuple(results), single, sizes, needed, plan.is_long)
-    return called, inputs
 
 
 def _operand(cell: Any) -> Operand:
