@@ -471,7 +471,7 @@ class NativePlan:
 
         `written` tells for each output which operand's new value it is, None if it is returned.
         """
-        names = [self.steps.buffers[node] for node in self.graph.outputs]
+        names = [self.steps.buffers.get(node, "") for node in self.graph.outputs]
         inputs, outputs = self.layout.inputs, self.layout.outputs
         if not all(name in inputs or name in outputs for name in names):
             return None
