@@ -20,10 +20,11 @@ from stagekit.staging.concrete import ConcreteFunction
 class CallbackPlan:
     """Evaluates a graph on NumPy, from the words of a block to memory of the caller's.
 
-    The function that stands for the plan holds it, and so each call. `runs` counts them all.
+    `direct` counts the calls of all such plans. Unless `shares`, no other thread may run meanwhile.
     """
 
-    runs = 0
+    direct = 0
+    shares = False
 
     def __init__(self, function: ConcreteFunction) -> None:
         self.graph = graph = function.optimized
@@ -47,7 +48,8 @@ class CallbackPlan:
             dtype, shape = type_.dtype.numpy, concrete(type_.shape, env)
             same = cell is not None and operands[cell].shape == shape
             results.append(Result(dtype, shape, cell, same, output=k))
-        return CallType(tuple(operands), tuple(results), single, sizes, 64)
+        returned = tuple(operands), tuple(results), single, sizes, 64
+        return CallType(*returned, calls_python=self.shares)
 
     def _run(self, block: int) -> int:
         types = [*self.inputs, *self.outputs]
@@ -64,7 +66,7 @@ class CallbackPlan:
         for place, result in zip(arrays[len(self.inputs) :], results, strict=True):
             assert place.shape == result.shape and place.dtype == result.dtype
             place[...] = result
-        CallbackPlan.runs += 1
+        CallbackPlan.direct += 1
         return 0
 
 
