@@ -163,7 +163,9 @@ def test_wrong_parameters_raise_what_python_raises() -> None:
 
 @pytest.mark.parametrize("other", [True, 4, 3.0, "3", None, np.float32(3)])
 def test_another_number_or_type_is_another_call(other: Any) -> None:
-    fn = lambda x, n: x * 2 if n is None or n == "3" else x * n  # noqa: E731
+    def fn(x: Any, n: Any) -> Any:
+        return x * 2 if n is None or n == "3" else x * n
+
     f = ready(sk.function(fn), x3(), 3)
     assert plain(f(x3(), other)) == plain(fn(x3(), other))
     assert f.cache_info().misses == 2
@@ -398,11 +400,14 @@ def test_a_cleared_cache_has_no_ways() -> None:
 
 
 def test_what_a_dropped_function_held_is_dropped() -> None:
-    w = sk.Variable(x3())
-    f = ready(sk.function(lambda x: x * w), x3())
-    f(x3())
-    refs = weakref.ref(f), weakref.ref(w), weakref.ref(f.python_function)
-    del f, w
+    def made() -> list[weakref.ref[Any]]:
+        w = sk.Variable(x3())
+        f = ready(sk.function(lambda x: x * w), x3())
+        with directly():
+            f(x3())
+        return [weakref.ref(f), weakref.ref(w), weakref.ref(f.python_function)]
+
+    refs = made()
     gc.collect()
     assert [r() for r in refs] == [None] * 3
 

@@ -13,14 +13,15 @@ from stagekit.kernels.ir import Kernel, Stage, Store, Value, operands
 from stagekit.kernels.schedule import every
 
 
-def may_overwrite(steps: Sequence[Any], output: str, given: str) -> bool:
+def may_overwrite(steps: Sequence[Any], output: str, given: str, after: int = -1) -> bool:
     """Whether the buffer `output` may be that of `given`, both of the same type and size.
 
     `steps` have the names of the buffers that they read and write, and kernels a `scheduled`.
+    No step up to the one at `after` may write `output`.
     """
     reading = [k for k, step in enumerate(steps) if given in step.reads]
     writing = [k for k, step in enumerate(steps) if output in step.writes]
-    if not writing:
+    if not writing or writing[0] <= after:
         return False
     last, first = max(reading, default=-1), writing[0]
     if last != first:

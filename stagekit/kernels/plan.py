@@ -199,6 +199,11 @@ class Steps:
         return targets
 
 
+def has_checks(step: Step) -> bool:
+    """Whether something may fail in a step."""
+    return isinstance(step, KernelStep) and bool(step.scheduled.kernel.checks)
+
+
 def _touched(kernel: Kernel) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The buffers that a kernel reads and writes."""
     written = {s.buffer for stage in kernel.stages for s in (*stage.stores, *stage.columns)}
@@ -233,10 +238,21 @@ class Code:
         e.do("store i64 0, ptr %error")
         for step in steps:
             self._run(e, step)
-        result = e.emit("load i64, ptr %error")
-        e.do(f"ret i64 {result}")
+            if has_checks(step):
+                self._stop_where_one_failed(e)
+        e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
         self.functions[name] = llvm.Written(text, tuple(e.declared))
+
+    def _stop_where_one_failed(self, e: Emitter) -> None:
+        """Nothing after a failed check is run: the steps that follow may write in place."""
+        found = e.emit("load i64, ptr %error")
+        failed = e.emit(f"icmp ne i64 {found}, 0")
+        n = e.fresh_block()
+        e.do(f"br i1 {failed}, label %stop{n}, label %go{n}")
+        e.label(f"stop{n}")
+        e.do(f"ret i64 {found}")
+        e.label(f"go{n}")
 
     def text(self) -> str:
         """The module."""
@@ -480,15 +496,17 @@ class NativePlan:
             return None
         shown = {inputs[name] for name in names if name in inputs}
         results: list[Result] = []
-        for k, (node, name, cell) in enumerate(zip(self.graph.outputs, names, written, strict=True)):
+        owners: dict[str, int] = {}  # those that are written come first, and own their buffers
+        rows = list(zip(self.graph.outputs, names, written, strict=True))
+        for node, name, cell in sorted(rows, key=lambda row: row[2] is None):
             shape = tuple(int(n) for n in concrete(node.type.shape, env))
             result = Result(node.type.dtype.numpy, shape, cell)
-            first = names.index(name)
             if name in inputs:
                 result = replace(result, view_of=inputs[name])
-            elif first < k:
-                result = replace(result, view_of=len(operands) + first)
+            elif name in owners:
+                result = replace(result, view_of=owners[name])
             else:
+                owners[name] = len(operands) + len(results)
                 here = cell is not None and cell not in shown and self._may_be_in_place(
                     result, name, operands[cell], cell
                 )
@@ -504,7 +522,8 @@ class NativePlan:
         """Whether a result may lie where an operand did: never where a check may yet fail."""
         alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
         given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
-        return alike and not self.steps.checks and may_overwrite(self.steps.steps, name, given)
+        checking = [k for k, step in enumerate(self.steps.steps) if has_checks(step)]
+        return alike and may_overwrite(self.steps.steps, name, given, after=max(checking, default=-1))
 
     @cached_property
     def referee(self) -> Plan:

@@ -59,7 +59,7 @@ def direct(
     """The function for calls like `given`, None where there is none such."""
     assert found.concrete is not None
     plan = found.concrete.native
-    if plan is None or config.trap is not None:
+    if plan is None or plan.address is None or config.trap is not None:
         return None
     try:
         writer = _Direct(binding, static, found, given)
@@ -80,8 +80,8 @@ def direct(
         ]
         if device is None:
             ambient.append((device_variable, (given.call.key[0][2],)))
-        address, arenas = plan.address, plan.arenas
-        call = entry(plan, address, call_type, arenas, tally, found.stamp, ambient)
+        code = plan, plan.address
+        call = entry(*code, call_type, plan.arenas, tally, found.stamp, ambient)
         return writer.function(name, call, inputs)
     except _Unfit:
         return None
