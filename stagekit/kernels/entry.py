@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stagekit.kernels import cache as compiled
 from stagekit.kernels import engine
 from stagekit.kernels.arena import Arenas
 from stagekit.kernels.entry_code import ORDERED, Api, Object, Table, code
@@ -312,10 +313,24 @@ class _MethodDef(ctypes.Structure):
 _FASTCALL = 0x80
 
 
+def _object_code() -> bytes:
+    """The code of all entries, from the cache on disk where it is there."""
+    text, disk = code(), compiled.disk()
+    if disk is None:
+        return engine.compile_ir(text)
+    key = compiled.key("entry", engine.target(), text)
+    with disk.building(key) as found:
+        if found is not None:
+            return found[1]
+        made = engine.compile_ir(text)
+        disk.put(key, {"name": "entry"}, made)
+        return made
+
+
 @cache
 def _method() -> tuple[_MethodDef, engine.Library]:
     """The one function that all entries are; it stays, for builtins refer to it."""
-    library = engine.load(engine.compile_ir(code()))
+    library = engine.load(_object_code())
     return _MethodDef(b"call", library.address("sk_call"), _FASTCALL, None), library
 
 
