@@ -22,6 +22,8 @@ from stagekit.kernels.entry import CallType, Operand, Result, Tally, by_ctypes, 
 from stagekit.kernels.entry_code import expanded
 from stagekit.tensor import Tensor, Variable
 
+pytest.importorskip("llvmlite")
+
 F4 = np.dtype("f4")
 
 # ----- plans written by hand ----------------------------------------------------------------------

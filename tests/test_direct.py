@@ -18,14 +18,21 @@ import numpy as np
 import pytest
 
 import stagekit as sk
+from stagekit.kernels import engine
+from stagekit.kernels.entry import by_ctypes
 from stagekit.settings import config
 from stagekit.staged import Function
+from stagekit.staging import direct
 
 pytestmark = pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning")
 
 
-@pytest.fixture(autouse=True)
-def _plans(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["native", "ctypes"])
+def _plans(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "ctypes":
+        monkeypatch.setattr(direct, "entry", by_ctypes)
+    elif not engine.available():
+        pytest.skip("could not import 'llvmlite'")
     callback_plan.install(monkeypatch)
 
 

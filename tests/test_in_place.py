@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import engine
 
-pytestmark = [
-    pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning"),
-    pytest.mark.skipif(not engine.available(), reason="needs llvmlite"),
-]
+pytest.importorskip("llvmlite")
+
+pytestmark = pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning")
 
 N = 37
 RANDOM = np.random.default_rng(0)
