@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,10 @@ import numpy as np
 from stagekit.evaluation import FAILURES, Array, explain, quietly, type_of
 from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
+from stagekit.kernels.aliasing import may_overwrite
+from stagekit.kernels.arena import Arenas
 from stagekit.kernels.emit import Emitter, memory_type
+from stagekit.kernels.entry import CallType, Operand, Result
 from stagekit.kernels.ir import Check, Kernel, Loop
 from stagekit.kernels.lower import CannotLower, Lowering, flat
 from stagekit.kernels.matmul import Matmul
@@ -27,11 +30,12 @@ from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
 from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
 from stagekit.node import Node, is_projection
-from stagekit.plan import Env, Plan, concrete
+from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
 from stagekit.symbolic import Expr, evaluate
 from stagekit.types import DType
 
+_LONG = 1 << 20  # operations, or bytes, from which other threads of Python may run meanwhile
 _PARALLEL = 1 << 15  # elements (times their cost) from which a second thread pays
 
 _refused: dict[Any, str] = {}  # kinds of nodes whose elements no kernel can say, and why
@@ -195,6 +199,11 @@ class Steps:
         return targets
 
 
+def has_checks(step: Step) -> bool:
+    """Whether something may fail in a step."""
+    return isinstance(step, KernelStep) and bool(step.scheduled.kernel.checks)
+
+
 def _touched(kernel: Kernel) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The buffers that a kernel reads and writes."""
     written = {s.buffer for stage in kernel.stages for s in (*stage.stores, *stage.columns)}
@@ -229,10 +238,21 @@ class Code:
         e.do("store i64 0, ptr %error")
         for step in steps:
             self._run(e, step)
-        result = e.emit("load i64, ptr %error")
-        e.do(f"ret i64 {result}")
+            if has_checks(step):
+                self._stop_where_one_failed(e)
+        e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
         self.functions[name] = llvm.Written(text, tuple(e.declared))
+
+    def _stop_where_one_failed(self, e: Emitter) -> None:
+        """Nothing after a failed check is run: the steps that follow may write in place."""
+        found = e.emit("load i64, ptr %error")
+        failed = e.emit(f"icmp ne i64 {found}, 0")
+        n = e.fresh_block()
+        e.do(f"br i1 {failed}, label %stop{n}, label %go{n}")
+        e.label(f"stop{n}")
+        e.do(f"ret i64 {found}")
+        e.label(f"go{n}")
 
     def text(self) -> str:
         """The module."""
@@ -451,6 +471,59 @@ class NativePlan:
         return found
 
     # ----- calls
+
+    @cached_property
+    def address(self) -> int | None:
+        """Where the code lies, None where it is not one function, or none at all."""
+        alone = len(self.entries) == 1 and self.entries[0] is not None
+        return self.library.address("plan0") if alone else None
+
+    @cached_property
+    def arenas(self) -> Arenas:
+        """The arenas of calls that do not come through here."""
+        return Arenas()
+
+    def call_type(
+        self, operands: Sequence[Operand], written: Sequence[int | None], single: bool, env: Env
+    ) -> CallType | None:
+        """How cells like `operands` are given to the code; None where it does not give the outputs.
+
+        `written` tells for each output which operand's new value it is, None if it is returned.
+        """
+        names = [self.steps.buffers.get(node, "") for node in self.graph.outputs]
+        inputs, outputs = self.layout.inputs, self.layout.outputs
+        if not all(name in inputs or name in outputs for name in names):
+            return None
+        shown = {inputs[name] for name in names if name in inputs}
+        results: list[Result] = []
+        owners: dict[str, int] = {}  # those that are written come first, and own their buffers
+        rows = list(zip(self.graph.outputs, names, written, strict=True))
+        for node, name, cell in sorted(rows, key=lambda row: row[2] is None):
+            shape = tuple(int(n) for n in concrete(node.type.shape, env))
+            result = Result(node.type.dtype.numpy, shape, cell)
+            if name in inputs:
+                result = replace(result, view_of=inputs[name])
+            elif name in owners:
+                result = replace(result, view_of=owners[name])
+            else:
+                owners[name] = len(operands) + len(results)
+                here = cell is not None and cell not in shown and self._may_be_in_place(
+                    result, name, operands[cell], cell
+                )
+                result = replace(result, in_place=here, output=outputs[name])
+            results.append(result)
+        words = tuple(_as_word(env[n]) for n in self.symbols)
+        arena = int(evaluate(self.layout.arena.size, env))
+        work = cost(self.graph, env)
+        is_long = max(work.flops, work.bytes) > _LONG
+        return CallType(tuple(operands), tuple(results), single, words, arena, is_long)
+
+    def _may_be_in_place(self, result: Result, name: str, operand: Operand, place: int) -> bool:
+        """Whether a result may lie where an operand did: never where a check may yet fail."""
+        alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
+        given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
+        checking = [k for k, step in enumerate(self.steps.steps) if has_checks(step)]
+        return alike and may_overwrite(self.steps.steps, name, given, after=max(checking, default=-1))
 
     @cached_property
     def referee(self) -> Plan:
