@@ -30,7 +30,7 @@ MOST_DILATION = 8
 class Tap(NamedTuple):
     """An element of the kernel along one axis, and its first place in the input."""
 
-    index: int
+    number: int
     place: int
 
 
@@ -38,7 +38,7 @@ class Residue(NamedTuple):
     """The outputs first, first + step, ... of an axis, and the taps that hit the input there."""
 
     first: int
-    count: int
+    length: int
     taps: tuple[Tap, ...]
 
 
@@ -47,7 +47,7 @@ class Axis:
     """One axis of a convolution: out[t] is the sum of x[(offset + stride t + spacing k) / dilation] w[k].
 
     >>> [r.taps for r in Axis(5, 9, 3, -1, 1, 1, 2).residues]
-    [(Tap(index=1, place=0),), (Tap(index=0, place=0), Tap(index=2, place=1))]
+    [(Tap(number=1, place=0),), (Tap(number=0, place=0), Tap(number=2, place=1))]
     """
 
     size: int
@@ -93,7 +93,7 @@ class Axis:
     @property
     def count(self) -> int:
         """The most outputs of a residue."""
-        return max((r.count for r in self.residues), default=0)
+        return max((r.length for r in self.residues), default=0)
 
 
 @dataclass(frozen=True)
@@ -293,11 +293,11 @@ class Band(NamedTuple):
 
     def height(self, w: Writer, s: Scratch, residue: Residue) -> Index:
         """The rows of a residue in this band."""
-        return w.greatest(0, w.least(s.height, w.sub(residue.count, self.row)))
+        return w.greatest(0, w.least(s.height, w.sub(residue.length, self.row)))
 
     def width(self, w: Writer, s: Scratch, residue: Residue) -> Index:
         """The columns of a residue in this band."""
-        return w.greatest(0, w.least(s.width, w.sub(residue.count, self.column)))
+        return w.greatest(0, w.least(s.width, w.sub(residue.length, self.column)))
 
 
 def fill(w: Writer, s: Scratch, x: str, to: str, channels: Index, band: Band) -> None:
@@ -378,7 +378,7 @@ def _pack(name: str, p: Problem, lanes: Lanes, weights: Weights, found: list[Blo
     of the scratch; the tables `@NAME.taps` says where the taps lie.
     """
     w = Writer(f"{name}.pack", "ptr %frame, i64 %group", lanes)
-    taps = sum(map(len, _taps(p)))
+    taps = sum(map(len, residues(p)))
     source = w.at(w.word("%frame", 1), w.add(w.mul("%group", weights.group), weights.start))
     target = w.at(w.word("%frame", 3), w.mul("%group", p.outputs * p.channels * taps))
 
@@ -400,7 +400,7 @@ def _pack(name: str, p: Problem, lanes: Lanes, weights: Weights, found: list[Blo
     return w
 
 
-def _taps(p: Problem) -> list[list[tuple[Tap, Tap]]]:
+def residues(p: Problem) -> list[list[tuple[Tap, Tap]]]:
     """The taps of each residue of rows and columns: their order in the packed weights."""
     return [
         [(y, x) for y in rows.taps for x in columns.taps]
@@ -450,9 +450,9 @@ def product(
     driver.call("void", "sk_parallel", f"ptr @{name}.pack", "ptr %frame", f"i64 {p.groups}")
     parts = driver.least(driver.mul(driver.word("%frame", 4, "i64"), s.rows * s.columns), PARTS)
     driver.call("void", "sk_parallel", f"ptr @{name}.task", "ptr %frame", f"i64 {parts}")
-    taps = [tap for residue in _taps(p) for tap in residue]
+    taps = [tap for residue in residues(p) for tap in residue]
     tables = [
-        table(f"{name}.taps", [weights.row * y.index + weights.column * x.index for y, x in taps]),
+        table(f"{name}.taps", [weights.row * y.number + weights.column * x.number for y, x in taps]),
         table(f"{name}.offsets", [s.offset(y, x) for y, x in taps]),
     ]
     return module(name, tables, [packing, task.writer, driver], task.packed + PARTS * task.each)
@@ -470,7 +470,7 @@ class _Product:
     def __init__(self, name: str, s: Scratch, epilogue: Epilogue | None) -> None:
         self.name, self.s, self.p, self.epilogue = name, s, s.problem, epilogue
         self.writer = w = Writer(f"{name}.task", "ptr %frame, i64 %part", s.lanes)
-        self.residues = [len(taps) for taps in _taps(self.p)]
+        self.residues = [len(taps) for taps in residues(self.p)]
         self.taps = sum(self.residues)
         size = 8 if s.lanes.registers == 32 else 4
         self.sums = [_sums(s, block) for block in blocks(self.p.outputs, size)]
