@@ -6,11 +6,22 @@ Everything here that can change what a trace means is part of a signature's key 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 def _variable(name: str, default: str = "") -> str:
     return os.environ.get(f"STAGEKIT_{name}", default)
+
+
+def _threads() -> int:
+    given = _variable("NUM_THREADS")
+    if given:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass
@@ -23,6 +34,8 @@ class Config:
     dump           folder into which every trace writes its graphs, or empty (`STAGEKIT_DUMP`)
     warn_float64   warn where float64 enters float32 arithmetic, naming the line
     trap           None, or "nan": raise CheckError at the operation that makes a NaN
+    num_threads    threads that share a parallel loop of native code, the caller's among them; by
+                   default the cores that this process may use (`STAGEKIT_NUM_THREADS`)
 
     Source: `docs/footguns.md` and `docs/boundary.md` say what each is for.
 
@@ -36,6 +49,30 @@ class Config:
     dump: str = field(default_factory=lambda: _variable("DUMP"))
     warn_float64: bool = False
     trap: str | None = None
+    num_threads: int = field(default_factory=_threads)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        for act in _watching.get(name, ()):
+            if self is config:
+                act(value)
+
+
+_watching: dict[str, list[Callable[[Any], None]]] = {}
+
+
+def when_set(name: str, act: Callable[[Any], None]) -> None:
+    """Call `act` with the value of a setting of `config` now and whenever it is assigned.
+
+    >>> seen = []
+    >>> when_set("trap", seen.append)
+    >>> config.trap = "nan"
+    >>> config.trap = None
+    >>> seen
+    [None, 'nan', None]
+    """
+    _watching.setdefault(name, []).append(act)
+    act(getattr(config, name))
 
 
 config = Config()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stagekit.symbolic import Expr
-from stagekit.types import DType, bool_, dtype, float32, float64, int32, int64
+from stagekit.types import DType, bool_, float32, float64, int32, int64
 
 # What a machine can do to scalars. Comparisons give bool; `ne` is true of NaN, the others false.
 # `div` is of floats only: `quotient` and `modulus` are of integers, truncate, and never trap, since
@@ -89,6 +89,8 @@ class Value:
 
     def __or__(self, other: Any) -> Value:
         return self.body.make("or", self, self._with(other))
+
+    __rand__, __ror__ = __and__, __or__
 
     def __xor__(self, other: Any) -> Value:
         return self.body.make("xor", self, self._with(other))
@@ -368,26 +370,61 @@ class Store(NamedTuple):
     value: Value
 
 
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One loop nest inside each row: folds that it computes, and stores of elements.
+class Folded(NamedTuple):
+    """A fold that a stage computes, and its body with what earlier stages have kept."""
 
-    `folds` are `fold` values over this stage's loops; later stages use them. `columns` are folds
-    over the rows: each column's running value, a row of which every chunk of rows keeps.
+    fold: Value
+    body: Value
+
+
+class Column(NamedTuple):
+    """A fold over the rows of a chunk: `value` joins element `offset` of the chunk's own partial
+    results, `width` elements in `buffer`.
     """
 
+    buffer: str
+    offset: Expr
+    width: Expr
+    value: Value
+    op: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One loop nest inside each row: folds that it computes, stores, and folds over the rows."""
+
     loops: tuple[Loop, ...]
-    folds: tuple[Value, ...]
+    folds: tuple[Folded, ...]
     stores: tuple[Store, ...]
-    columns: tuple[Store, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def roots(self) -> list[Value]:
+        """The values that the stage computes at each place of its loops."""
+        return [x.body for x in self.folds] + [x.value for x in (*self.stores, *self.columns)]
+
+
+class Scratch(NamedTuple):
+    """Elements that a row keeps from one stage for the next."""
+
+    name: str
+    type: DType
+    width: Expr
+
+
+class Check(NamedTuple):
+    """A condition that must hold nowhere; where it does, the plan's error word gets the number."""
+
+    bad: Value
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """Loops over rows, which are independent of each other, around stages one after the other.
 
-    `buffers` are the pointers it is given, `sizes` the names of sizes, in this order. `scratch`
-    says how many elements of which type a row keeps between its stages.
+    `buffers` are the pointers it is given, and then the values of `sizes`. A chunk is `grain` rows;
+    where `flat` is given, there are no rows, and a chunk is a stretch of that one loop.
     """
 
     name: str
@@ -395,8 +432,11 @@ class Kernel:
     sizes: tuple[str, ...]
     rows: tuple[Loop, ...]
     stages: tuple[Stage, ...]
+    grain: int
     body: Body
-    scratch: tuple[tuple[str, DType, Expr], ...] = ()
+    scratch: tuple[Scratch, ...] = ()
+    checks: tuple[Check, ...] = ()
+    flat: Loop | None = None
 
 
 def operands(roots: Iterable[Value]) -> list[Value]:
@@ -430,3 +470,55 @@ def arguments(value: Value) -> tuple[Value, ...]:
         hidden = [value.body.dynamic[n] for e in exprs for n in sorted(e.names)
                   if n in value.body.dynamic]  # fmt: skip
     return (*value.args, *hidden)
+
+
+def rebuilt(
+    root: Value,
+    known: dict[Value, Value],
+    place: Any = None,
+) -> Value:
+    """A value with others in the place of those `known`, and `place(expr)` for its indices.
+
+    `known` also remembers what was rebuilt, for the next call.
+    """
+    stack = [root]
+    while stack:
+        value = stack[-1]
+        if value in known:
+            stack.pop()
+            continue
+        missing = [a for a in arguments(value) if a not in known]
+        if missing:
+            stack += missing
+            continue
+        known[value] = _again(value, known, place or _same)
+        stack.pop()
+    return known[root]
+
+
+def _same(expr: Expr) -> Expr:
+    return expr
+
+
+def _again(value: Value, known: dict[Value, Value], place: Any) -> Value:
+    body, args = value.body, tuple(known[a] for a in value.args)
+
+    def moved(expr: Expr) -> Expr:
+        env = {name: Expr.named(name) for name in expr.names}
+        for name in expr.names:
+            if name in body.dynamic:
+                env[name] = body.index(known[body.dynamic[name]])
+        return Expr.of(place(expr.evaluate(env)))
+
+    if value.op == "load":
+        buffer, offset, guard = value.attr
+        return body.load(buffer, moved(offset), value.type, guard and known[guard])
+    if value.op == "number":
+        return body.number(moved(value.attr), value.type)
+    if value.op == "test":
+        return body.test(value.attr.relation, *map(moved, value.attr[1:]))
+    if value.op == "fold":
+        return body.fold(value.attr.op, value.attr.loops, args[0], value.type)
+    if value.op in ("convert", "bits"):
+        return (convert if value.op == "convert" else bits)(args[0], value.type)
+    return body.make(value.op, *args) if value.args else value

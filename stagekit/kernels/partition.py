@@ -1,0 +1,600 @@
+"""Partitioning: where kernels begin and end. The true centre of code generation.
+
+Nodes are visited in the order of the graph. Each goes into the cluster of its operands if it may,
+and else begins one on the next level; clusters of one level never need each other, so merging them
+makes no cycle. Every decision and its reason is kept, and prints.
+
+Each axis of a node in a cluster has a label, a loop of the kernel to be: nodes that are computed
+element by element from each other share labels. A label that a reduction has folded and that a
+later node of the cluster has again (softmax divides each element by its row's sum) is *inner*: the
+rows of the kernel run over the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from stagekit.graph import Graph
+from stagekit.node import Node, is_projection
+from stagekit.symbolic import Expr
+from stagekit.types import DType, bfloat16
+
+SOURCES = frozenset(("full", "iota", "number"))
+IDENTITIES = frozenset(("alias", "stop_gradient", "barrier", "custom", "astype"))
+MOVERS = frozenset(("slice", "pad", "concat", "flip", "windows"))
+# Ops whose elements are long sums or running folds, which have better ways than element by element.
+NOT_ELEMENTWISE = frozenset(
+    ("matmul", "convolution", "recurrence", "cumulative_sum", "cumulative_prod", "cumulative_max",
+     "cumulative_min", "searchsorted", "undefined", "polygamma", "lgamma")
+)  # fmt: skip
+# What costs much more than a load: not to be computed again for each row.
+COSTLY = frozenset(
+    ("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sigmoid", "softplus", "sin", "cos",
+     "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2",
+     "hypot", "erf", "erfc", "power", "logaddexp", "divide", "sqrt", "rsqrt", "reciprocal",
+     "random_bits", "random_normal", "floor_divide", "remainder")
+)  # fmt: skip
+_SERIAL = 1 << 14  # elements that one row may have where a kernel has no rows
+_NARROWING = 8  # a gather may compute its operand again where it keeps at most 1 / 8 of it
+
+
+class Label:
+    """One loop of a kernel: labels that are the same loop have the same root."""
+
+    __slots__ = ("extent", "parent", "serial")
+
+    def __init__(self, serial: int, extent: Any) -> None:
+        self.serial, self.extent, self.parent = serial, extent, self
+
+    @property
+    def root(self) -> Label:
+        label = self
+        while label.parent is not label:
+            label = label.parent
+        return label
+
+    def __repr__(self) -> str:
+        return f"i{self.root.serial}"
+
+
+Axes = tuple[Label | None, ...]
+
+
+class Decision(NamedTuple):
+    """Why a node stands where it does."""
+
+    node: Node
+    cluster: Cluster
+    reason: str
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Nodes that become one step of a plan: kernels, or one call of a library.
+
+    `kind` is "kernel", "matmul", "convolution" or "library".
+    """
+
+    kind: str
+    level: int
+    nodes: list[Node] = field(default_factory=list)
+    inner: set[Label] = field(default_factory=set)
+    apart: set[frozenset[Label]] = field(default_factory=set)  # labels of one node
+    external: dict[Node, Axes] = field(default_factory=dict)
+    roots: list[Node] = field(default_factory=list)
+    merged: Cluster | None = None
+
+    @property
+    def home(self) -> Cluster:
+        """The cluster that this one has become part of."""
+        cluster = self
+        while cluster.merged is not None:
+            cluster = cluster.merged
+        return cluster
+
+
+def elements(shape: Iterable[Any]) -> int:
+    """How many elements a shape has; symbolic sizes count as many."""
+    return math.prod(n if isinstance(n, int) else 4096 for n in shape)
+
+
+class Partition:
+    """The clusters of a graph, in an order in which they can run.
+
+    `reason_of(op, types)` says why no kernel has a node, None where one may.
+    """
+
+    def __init__(self, graph: Graph, refused: Mapping[Any, str]) -> None:
+        self.graph, self.refused = graph, refused
+        self.axes: dict[Node, Axes] = {}
+        self.dropped: dict[Node, frozenset[Label]] = {}
+        self.costly: set[Node] = set()
+        self.home: dict[Node, Cluster] = {}
+        self.clusters: list[Cluster] = []
+        self.decisions: list[Decision] = []
+        self._labels = 0
+        for node in graph.nodes:
+            if node.op is not None:
+                self._place(node)
+        self._merge_siblings()
+        self._require_all()
+        alive = [c for c in self.clusters if c.merged is None and (c.roots or c.kind != "kernel")]
+        self.clusters = sorted(alive, key=lambda c: c.level)
+
+    # ----- where a node goes
+
+    def _place(self, node: Node) -> None:
+        assert node.op is not None
+        if is_projection(node):
+            self.home[node] = self.home[node.inputs[0]].home
+            self.home[node].nodes.append(node)
+            return
+        if self._is_source(node):
+            return
+        why = self._why_not(node)
+        if why is not None:
+            kind = node.op.name if node.op.name in ("matmul", "convolution") else "library"
+            self._begin(node, kind, self._level(node) + 1, why)
+            return
+        found = self._operand_clusters(node)
+        level = max((c.level for c in found), default=0)
+        same = [c for c in dict.fromkeys(found) if c.level == level and level > 0]
+        refusal = self._joined(node, same)
+        if refusal is not None:
+            self._start(node, level + 1, refusal)
+
+    def _is_source(self, node: Node) -> bool:
+        if node.op is None:
+            return node.constant is not None and node.constant.size == 1
+        if node.op.name == "number":
+            return isinstance(dict(node.attrs)["expr"], (int, float, Expr))
+        return node.op.name in SOURCES and _native(node.type.dtype)
+
+    def is_reshape_of(self, node: Node) -> bool:
+        """Whether a reshape does more than add or remove axes of size 1: the same bytes."""
+        if node.op is None or node.op.name != "reshape":
+            return False
+        before = [n for n in node.inputs[0].type.shape if n != 1]
+        return before != [n for n in node.type.shape if n != 1]
+
+    def _why_not(self, node: Node) -> str | None:
+        """Why no kernel can have a node among its elements."""
+        op = node.op
+        assert op is not None
+        if op.element is None:
+            return op.library
+        if op.name in NOT_ELEMENTWISE:
+            return "its element is a long fold"
+        types = [t.dtype for x in (node, *node.inputs) for t in x.types]
+        if not all(map(_native, types)):
+            return "complex numbers and bfloat16 are computed by NumPy"
+        if self.is_reshape_of(node):
+            return "the same bytes in another shape"
+        if any(x.is_several for x in node.inputs):
+            return "an operand with several results"
+        return self.refused.get(kind_of(node))
+
+    def _operand_clusters(self, node: Node) -> list[Cluster]:
+        return [self.home[x].home for x in node.inputs if x in self.home]
+
+    def _level(self, node: Node) -> int:
+        return max((c.level for c in self._operand_clusters(node)), default=0)
+
+    def _begin(self, node: Node, kind: str, level: int, reason: str) -> Cluster:
+        cluster = Cluster(kind, level, [node])
+        self.clusters.append(cluster)
+        self.home[node] = cluster
+        self.decisions.append(Decision(node, cluster, reason))
+        return cluster
+
+    def _start(self, node: Node, level: int, reason: str) -> None:
+        """A kernel that begins with a node: all its operands lie in memory."""
+        cluster = self._begin(node, "kernel", level, reason)
+        axes, folded = self._labelled(node, {})
+        self.axes[node] = axes
+        self.dropped[node] = frozenset(folded)
+        self._note(node, cluster, axes)
+
+    def _joined(self, node: Node, clusters: Sequence[Cluster]) -> str | None:
+        """Put a node into the clusters of its operands, which become one; else say why not."""
+        op = node.op
+        assert op is not None
+        if not clusters:
+            return "its operands lie in memory"
+        kinds = {c.kind for c in clusters}
+        if kinds != {"kernel"}:
+            return f"an operand comes from {' and '.join(sorted(kinds - {'kernel'}))}"
+        inside = [x for x in node.inputs if x in self.home and self.home[x].home in clusters]
+        if op.name in MOVERS:
+            return "it reads other elements than those at its own place"
+        if op.name not in IDENTITIES and op.family not in (
+            "elementwise", "reduction", "movement", "indexing", "checks",
+        ):  # fmt: skip
+            return f"{op.name} begins a kernel"
+        trial = _Trial(self, clusters)
+        axes, folded = self._labelled(node, {x: self.axes[x] for x in inside}, trial)
+        refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
+        if refusal is not None:
+            trial.undo()
+            return refusal
+        cluster = self._merge(clusters)
+        cluster.nodes.append(node)
+        self.home[node] = cluster
+        self.axes[node] = axes
+        shown = {label.root for label in axes if label is not None}
+        gone = frozenset().union(*(self.dropped[x] for x in inside)) if inside else frozenset()
+        gone = frozenset(label.root for label in gone)
+        cluster.inner |= gone & shown
+        self.dropped[node] = (gone - shown) | {label.root for label in folded}
+        self._note(node, cluster, axes)
+        self.decisions.append(Decision(node, cluster, "computed where its operands are"))
+        return None
+
+    def _refusal(
+        self,
+        node: Node,
+        inside: Sequence[Node],
+        axes: Axes,
+        folded: Sequence[Label],
+        clusters: Sequence[Cluster],
+        trial: _Trial,
+    ) -> str | None:
+        op = node.op
+        assert op is not None
+        shown = {label.root for label in axes if label is not None}
+        for x in inside:
+            mine = {label.root for label in self.axes[x] if label is not None}
+            missing = shown - mine - {label.root for label in self.dropped[x]}
+            if missing and x in self.costly and not _leads(self.axes[x], axes):
+                return f"{x.op and x.op.name} would be computed again for each row"
+        gone = {label.root for x in inside for label in self.dropped[x]}
+        inner = {label.root for c in clusters for label in c.inner} | (gone & shown)
+        if inner and shown | gone:
+            labels = {
+                label.root
+                for c in clusters for n in c.nodes for label in self.axes.get(n, ())
+                if label is not None
+            } | shown  # fmt: skip
+            total = elements(label.extent for label in labels)
+            if not labels - inner and total > _SERIAL:
+                return "every loop would be inside a row: nothing is left to run in parallel"
+            if gone & shown and not self._rows_left(clusters, inner, axes) and total > _SERIAL:
+                return "what is folded over the rows is needed in each row"
+        return None
+
+    def _rows_left(self, clusters: Sequence[Cluster], inner: set[Label], axes: Axes) -> bool:
+        """Whether every fold that rows need again leaves a loop over rows."""
+        return any(label is not None and label.root not in inner for label in axes)
+
+    def _merge(self, clusters: Sequence[Cluster]) -> Cluster:
+        first, *others = clusters
+        for other in others:
+            first.nodes += other.nodes
+            first.inner |= other.inner
+            first.apart |= other.apart
+            first.external.update(other.external)
+            other.merged, other.nodes = first, []
+        first.inner = {label.root for label in first.inner}
+        first.apart = {frozenset(label.root for label in pair) for pair in first.apart}
+        return first
+
+    def _note(self, node: Node, cluster: Cluster, axes: Axes) -> None:
+        labels = [label.root for label in axes if label is not None]
+        cluster.apart |= {frozenset((a, b)) for a in labels for b in labels if a is not b}
+        op = node.op
+        assert op is not None
+        wide = op.name in COSTLY and node.type.dtype.kind == "float"
+        if wide or any(x in self.costly and self.home.get(x) is cluster for x in node.inputs):
+            self.costly.add(node)
+        for x in node.inputs:
+            if (x not in self.home or self.home[x].home is not cluster) and x in self.axes_of_read:
+                cluster.external.setdefault(x, self.axes_of_read[x])
+
+    # ----- labels
+
+    def fresh(self, extent: Any) -> Label:
+        self._labels += 1
+        return Label(self._labels, extent)
+
+    def _labelled(
+        self, node: Node, known: Mapping[Node, Axes], trial: _Trial | None = None
+    ) -> tuple[Axes, list[Label]]:
+        """The labels of a node's axes, and those that it folds; `known` are operands inside."""
+        op = node.op
+        assert op is not None
+        self.axes_of_read: dict[Node, Axes] = {}
+        attrs = dict(node.attrs)
+        unite = trial.unite if trial is not None else _nothing
+        if op.name == "permute":
+            x = self._read(node.inputs[0], known)
+            return tuple(x[k] for k in attrs["axes"]), []
+        if op.name == "reshape":
+            left = iter([label for label, n in zip(
+                self._read(node.inputs[0], known), node.inputs[0].type.shape) if n != 1])
+            return tuple(None if n == 1 else next(left) for n in node.type.shape), []
+        if op.family == "reduction":
+            axes = attrs["axes"] if "axes" in attrs else (attrs["axis"],)
+            x = self._read(node.inputs[0], known)
+            kept = tuple(label for k, label in enumerate(x) if k not in axes)
+            return kept, [label for k in axes if (label := x[k]) is not None]
+        if op.name == "gather":
+            return self._gathered(node, known, unite, trial), []
+        if op.name == "scatter":
+            return self._scattered(node, known, unite, trial), []
+        if op.name in MOVERS or (op.family not in ("elementwise", "movement", "checks") and (
+            op.name not in IDENTITIES
+        )):
+            return tuple(None if n == 1 else self.fresh(n) for n in node.type.shape), []
+        return self._aligned(node, known, unite), []
+
+    def _read(self, x: Node, known: Mapping[Node, Axes]) -> Axes:
+        if x in known:
+            return known[x]
+        if x not in self.axes_of_read:
+            self.axes_of_read[x] = tuple(
+                None if n == 1 else self.fresh(n) for n in x.type.shape
+            )
+        return self.axes_of_read[x]
+
+    def _aligned(self, node: Node, known: Mapping[Node, Axes], unite: Any) -> Axes:
+        """The labels of an op on elements with broadcasting."""
+        shape, out = node.type.shape, []
+        operands = node.inputs[:1] if node.op and node.op.name == "custom" else node.inputs
+        for k, n in enumerate(shape):
+            label: Label | None = None
+            for x in operands:
+                at = k - len(shape) + len(x.type.shape)
+                if n == 1 or at < 0 or x.type.shape[at] != n or x not in known:
+                    continue
+                other = known[x][at]
+                if other is None:
+                    continue
+                if label is not None and label.root is not other.root:
+                    unite(label, other)
+                label = label or other
+            out.append(label if label is not None or n == 1 else self.fresh(n))
+        for x in operands:
+            if x not in known and not self._is_source(x):
+                lead = len(shape) - len(x.type.shape)
+                self.axes_of_read[x] = tuple(
+                    out[lead + at] if n == shape[lead + at] else None
+                    for at, n in enumerate(x.type.shape)
+                )
+        return tuple(out)
+
+    def _linked(self, index: Node) -> int | None:
+        """The axis of an index tensor whose own place is the index: it is an iota along it."""
+        offset = 0
+        node = index
+        while node.op is not None and node.op.name in ("reshape", "broadcast_to", "astype"):
+            if self.is_reshape_of(node):
+                return None
+            node = node.inputs[0]
+        if node.op is None or node.op.name != "iota":
+            return None
+        size = node.type.shape[0]
+        places = [k for k, n in enumerate(index.type.shape) if n == size and n != 1]
+        return places[0] - offset if len(places) == 1 else None
+
+    def _gathered(
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+    ) -> Axes:
+        """An index that is its own place keeps the label of the axis it indexes."""
+        x, *indices = node.inputs
+        axes = dict(node.attrs)["axes"]
+        source = self._read(x, known)
+        at = self._aligned_indices(indices, known, unite)
+        for index, axis in zip(indices, axes, strict=True):
+            k = self._linked(index)
+            if k is not None and source[axis] is not None and x.type.shape[axis] == (
+                index.type.shape[k]
+            ):
+                at[k] = self._united(at[k], source[axis], unite)
+            elif trial is not None and x in known and x.type.shape[axis] != 1 and (
+                elements(node.type.shape) * _NARROWING > elements(x.type.shape)
+            ):
+                trial.refusal = trial.refusal or "it reads elements of other places of its kernel"
+        rest: list[Label | None] = [label for k, label in enumerate(source) if k not in axes]
+        place = axes[0] if axes == tuple(range(axes[0], axes[0] + len(axes))) else 0
+        return (*rest[:place], *at, *rest[place:])
+
+    def _united(self, a: Label | None, b: Label | None, unite: Any) -> Label | None:
+        if a is not None and b is not None and a.root is not b.root:
+            unite(a, b)
+        return a if b is None else b
+
+    def _aligned_indices(
+        self, indices: Sequence[Node], known: Mapping[Node, Axes], unite: Any
+    ) -> list[Label | None]:
+        at: list[Label | None] = [None] * len(indices[0].type.shape)
+        for index in indices:
+            if index in known:
+                for k, label in enumerate(known[index]):
+                    at[k] = self._united(at[k], label, unite)
+        shape = indices[0].type.shape
+        return [self.fresh(n) if a is None and n != 1 else a for a, n in zip(at, shape)]
+
+    def _scattered(
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+    ) -> Axes:
+        """One update an element: each index but one is its own place, or stands alone."""
+        x, updates, *indices = node.inputs
+        axes = dict(node.attrs)["axes"]
+        out = list(self._read(x, known))
+        at = self._aligned_indices(indices, known, unite)
+        linked = {k for index in indices if (k := self._linked(index)) is not None}
+        shape = indices[0].type.shape
+        if any(n != 1 and k not in linked for k, n in enumerate(shape)):
+            if trial is not None:
+                trial.refusal = trial.refusal or "several updates may meet in one element"
+            return tuple(out)
+        place = axes[0] if axes == tuple(range(axes[0], axes[0] + len(axes))) else 0
+        own = known.get(updates)
+        for index, axis in zip(indices, axes, strict=True):
+            k = self._linked(index)
+            if k is not None:
+                label = at[k]
+                if own is not None:
+                    label = self._united(label, own[place + k], unite)
+                out[axis] = self._united(out[axis], label, unite)
+        return tuple(out)
+
+    # ----- siblings
+
+    def _merge_siblings(self) -> None:
+        """Kernels of one level that read the same large operand over the same loops are one."""
+        levels: dict[int, list[Cluster]] = {}
+        for cluster in self.clusters:
+            if cluster.merged is None and cluster.kind == "kernel":
+                levels.setdefault(cluster.level, []).append(cluster)
+        for clusters in levels.values():
+            readers: dict[Node, Cluster] = {}
+            for cluster in clusters:
+                for x in list(cluster.external):
+                    if elements(x.type.shape) < 1024:
+                        continue
+                    other = readers.get(x)
+                    if other is not None and other.home is not cluster.home:
+                        self._merge_pair(other.home, cluster.home, x)
+                    readers[x] = cluster.home
+
+    def _merge_pair(self, a: Cluster, b: Cluster, shared: Node) -> None:
+        trial = _Trial(self, [a, b])
+        pairs = list(zip(a.external[shared], b.external[shared], strict=True))
+        if any((p is None) != (q is None) for p, q in pairs):
+            return
+        for p, q in pairs:
+            if p is not None and q is not None and p.root is not q.root:
+                trial.unite(p, q)
+        inner = {label.root for c in (a, b) for label in c.inner}
+        labels = {label.root for c in (a, b) for n in c.nodes for label in self.axes[n] if label}
+        labels |= {label.root for p, _ in pairs if (label := p) is not None}
+        if trial.refusal is not None or not labels - inner:
+            trial.undo()
+            return
+        self._merge([a, b])
+        self.decisions.append(Decision(b.nodes[0] if b.nodes else a.nodes[-1], a,
+                                       f"reads {shared!r} as a kernel of the same level does"))
+
+    # ----- what lies in memory
+
+    def _require_all(self) -> None:
+        """Mark as roots what another cluster, a library or the caller needs in memory."""
+        self._required: set[Node] = set()
+        for cluster in self.clusters:
+            cluster.nodes = list(dict.fromkeys(cluster.nodes))
+        for node in (*self.graph.outputs, *self.graph.checks):
+            self.require(node)
+        for node in self.graph.nodes:
+            if node not in self.home or is_projection(node):
+                continue
+            cluster = self.home[node].home
+            for x in node.inputs:
+                if cluster.kind != "kernel":
+                    self.require(x)
+                elif x in self.home and self.home[x].home is not cluster:
+                    self._needed_by_kernel(x)
+                elif x not in self.home and not self._is_source(x):
+                    self._required.add(x)
+
+    def _needed_by_kernel(self, node: Node) -> None:
+        """A kernel computes again what only moves elements of what lies in memory."""
+        if node not in self.home:
+            if not self._is_source(node):
+                self._required.add(node)
+            return
+        if not self.is_free(node):
+            self.require(node)
+            return
+        for x in node.inputs:
+            self._needed_by_kernel(x)
+
+    def is_free(self, node: Node) -> bool:
+        """Whether computing a node again costs no more than loading it."""
+        op = node.op
+        assert op is not None
+        return (
+            self.home[node].home.kind == "kernel"
+            and op.name in ("slice", "permute", "broadcast_to", "reshape", "stop_gradient", "alias",
+                            "barrier", "custom", "flip")
+        )  # fmt: skip
+
+    def require(self, node: Node) -> None:
+        """Have a node in memory."""
+        if node in self._required:
+            return
+        self._required.add(node)
+        if node not in self.home:
+            if node.op is not None:  # a source that something else than a kernel needs
+                self._start(node, 1, "a library call needs it in memory")
+                self.home[node].roots.append(node)
+            return
+        cluster = self.home[node].home
+        if node not in cluster.roots:
+            cluster.roots.append(node)
+
+    def __str__(self) -> str:
+        lines = [f"partition of {self.graph.name}: {len(self.clusters)} steps"]
+        for k, cluster in enumerate(self.clusters):
+            names = ", ".join(n.op.name for n in cluster.nodes if n.op is not None)
+            lines.append(f"  step {k} ({cluster.kind}, level {cluster.level}): {names}")
+        lines.append("because:")
+        for node, cluster, reason in self.decisions:
+            assert node.op is not None
+            place = self.clusters.index(cluster.home) if cluster.home in self.clusters else "-"
+            lines.append(f"  {node.op.name} {node.type_text} in step {place}: {reason}")
+        return "\n".join(lines)
+
+
+class _Trial:
+    """Labels that are made one on trial: undone where the node is refused after all."""
+
+    def __init__(self, partition: Partition, clusters: Sequence[Cluster]) -> None:
+        self.clusters = clusters
+        self.made: list[Label] = []
+        self.refusal: str | None = None
+
+    def unite(self, a: Label, b: Label) -> None:
+        """Make two labels one loop, which no node may have twice."""
+        a, b = a.root, b.root
+        if a is b:
+            return
+        for cluster in self.clusters:
+            for pair in cluster.apart:
+                if {label.root for label in pair} == {a, b}:
+                    self.refusal = self.refusal or "the same loop would stand for two axes"
+                    return
+        b.parent = a
+        self.made.append(b)
+
+    def undo(self) -> None:
+        for label in reversed(self.made):
+            label.parent = label
+
+
+def _nothing(a: Label, b: Label) -> None:
+    b.root.parent = a.root
+
+
+def _leads(axes: Axes, out: Axes) -> bool:
+    """Whether a node has the outermost axes of another: it is computed once a row."""
+    mine = {label.root for label in axes if label is not None}
+    shown = [label.root for label in out if label is not None]
+    k = 0
+    while k < len(shown) and shown[k] in mine:
+        k += 1
+    return k > 0 and not mine & set(shown[k:])
+
+
+def _native(dtype: DType) -> bool:
+    return dtype.kind != "complex" and dtype is not bfloat16
+
+
+def kind_of(node: Node) -> tuple[Any, ...]:
+    """What decides whether an op can be spelled: its name and types."""
+    assert node.op is not None
+    mode = dict(node.attrs).get("mode") if node.op.name == "scatter" else None
+    return (node.op.name, mode, *(t.dtype.name for x in (node, *node.inputs) for t in x.types))
