@@ -12,11 +12,12 @@ of 2 or 3 vectors of places in registers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from stagekit.kernels.writer import Index, Lanes, Writer
+from stagekit.kernels.vectors import Index, Lanes, Vectors
 from stagekit.types import DType
 
 TERMS = 128  # what one register adds up before its total is added to others
@@ -175,7 +176,7 @@ class Place(NamedTuple):
     mask: str  # the lanes that are written
 
 
-Epilogue = Callable[[Writer, str, Place], str]
+Epilogue = Callable[[Vectors, str, Place], str]
 
 
 @dataclass(frozen=True)
@@ -285,22 +286,22 @@ class Band(NamedTuple):
     column: Index
 
     @staticmethod
-    def of(w: Writer, s: Scratch, unit: Index) -> Band:
+    def of(w: Vectors, s: Scratch, unit: Index) -> Band:
         """The band of a number: images one after the other."""
         image, k = w.quotient(unit, s.rows * s.columns), w.modulus(unit, s.rows * s.columns)
         row, column = w.quotient(k, s.columns), w.modulus(k, s.columns)
         return Band(image, w.mul(row, s.height), w.mul(column, s.width))
 
-    def height(self, w: Writer, s: Scratch, residue: Residue) -> Index:
+    def height(self, w: Vectors, s: Scratch, residue: Residue) -> Index:
         """The rows of a residue in this band."""
         return w.greatest(0, w.least(s.height, w.sub(residue.length, self.row)))
 
-    def width(self, w: Writer, s: Scratch, residue: Residue) -> Index:
+    def width(self, w: Vectors, s: Scratch, residue: Residue) -> Index:
         """The columns of a residue in this band."""
         return w.greatest(0, w.least(s.width, w.sub(residue.length, self.column)))
 
 
-def fill(w: Writer, s: Scratch, x: str, to: str, channels: Index, band: Band) -> None:
+def fill(w: Vectors, s: Scratch, x: str, to: str, channels: Index, band: Band) -> None:
     """Copy channels of an image (from `x` on) to the scratch, zeros where there is no input.
 
     Rows are written in order, each up to a vector too far: what follows is written later.
@@ -309,13 +310,13 @@ def fill(w: Writer, s: Scratch, x: str, to: str, channels: Index, band: Band) ->
     top = w.add(w.mul(band.row, rows.phases), rows.low)
     left = w.add(w.mul(band.column, columns.phases), columns.low)
 
-    def line(source: str, target: str, phase: int, i: str) -> None:
+    def line(source: str, target: str, phase: int, i: Index) -> None:
         y = w.add(w.mul(i, rows.phases), top, phase)
-        inside = w.let(f"icmp ult i64 {y}, {rows.size}")
-        width = w.let(f"select i1 {inside}, i64 {columns.size}, i64 0")
+        inside = w.emit(f"icmp ult i64 {y}, {rows.size}")
+        width = w.emit(f"select i1 {inside}, i64 {columns.size}, i64 0")
         read, write = w.at(source, w.mul(y, columns.size)), w.at(target, w.mul(i, s.pitch))
 
-        def vectors(j: str, _: list[str]) -> None:
+        def vectors(j: Index) -> None:
             column = w.add(w.mul(j, columns.phases), left)
             places = [w.add(column, k * count) for k in range(columns.phases)]
             parts = [w.load(w.at(read, at), w.within(at, width)) for at in places]
@@ -323,18 +324,18 @@ def fill(w: Writer, s: Scratch, x: str, to: str, channels: Index, band: Band) ->
                 lanes = [divmod(columns.phases * l + k, count) for l in range(count)]
                 w.store(w.pick(parts, lanes), w.at(write, w.add(j, k * s.plane)))
 
-        w.loop(0, s.pitch, count, [], vectors)
+        w.each(0, s.pitch, count, vectors)
 
-    def channel(c: str, _: list[str]) -> None:
+    def channel(c: Index) -> None:
         source, target = w.at(x, w.mul(c, s.problem.input)), w.at(to, w.mul(c, s.channel))
         for phase in range(rows.phases):
             plane = w.at(target, phase * columns.phases * s.plane)
-            w.loop(0, s.lines, 1, [], lambda i, _: line(source, plane, phase, i))
+            w.each(0, s.lines, 1, lambda i: line(source, plane, phase, i))
 
-    w.loop(0, channels, 1, [], channel)
+    w.each(0, channels, 1, channel)
 
 
-def shares(w: Writer, units: Index, parts: Index, part: Index) -> tuple[Index, Index]:
+def shares(w: Vectors, units: Index, parts: Index, part: Index) -> tuple[Index, Index]:
     """The first unit of a part, and the first of the next."""
     first = w.quotient(w.mul(units, part), parts)
     return first, w.quotient(w.mul(units, w.add(part, 1)), parts)
@@ -346,9 +347,9 @@ def table(name: str, numbers: Sequence[int]) -> str:
     return f"@{name} = internal constant [{max(1, len(numbers))} x i64] [{row}]"
 
 
-def entry(w: Writer, name: str, k: Index) -> str:
+def entry(w: Vectors, name: str, k: Index) -> str:
     """An entry of such a constant."""
-    return w.let(f"load i64, ptr {w.byte(f'@{name}', w.mul(k, 8))}, align 8")
+    return w.emit(f"load i64, ptr {w.byte(f'@{name}', w.mul(k, 8))}, align 8")
 
 
 # ----- the weights, packed ------------------------------------------------------------------------
@@ -373,30 +374,30 @@ def blocks(size: int, most: int) -> list[Block]:
     return found + ([Block(full * most, rest, 1)] if rest else [])
 
 
-def _pack(name: str, p: Problem, lanes: Lanes, weights: Weights, found: list[Block]) -> Writer:
+def _pack(name: str, p: Problem, lanes: Lanes, weights: Weights, found: list[Block]) -> Vectors:
     """`void @NAME.pack(ptr %frame, i64 %group)`: a group's weights, block by block, to the start
     of the scratch; the tables `@NAME.taps` says where the taps lie.
     """
-    w = Writer(f"{name}.pack", "ptr %frame, i64 %group", lanes)
+    w = Vectors(f"{name}.pack", "ptr %frame, i64 %group", lanes)
     taps = sum(map(len, residues(p)))
     source = w.at(w.word("%frame", 1), w.add(w.mul("%group", weights.group), weights.start))
     target = w.at(w.word("%frame", 3), w.mul("%group", p.outputs * p.channels * taps))
 
-    def one(b: str, block: Block) -> None:
+    def one(block: Block, b: Index) -> None:
         o = w.add(w.mul(b, block.outputs), block.first)
         start, to = w.at(source, w.mul(o, weights.output)), w.at(target, w.mul(o, p.channels * taps))
 
-        def tap(c: str, k: str) -> None:
+        def tap(c: Index, k: Index) -> None:
             at = w.add(w.mul(c, weights.channel), entry(w, f"{name}.taps", k))
             write = w.at(to, w.mul(w.add(w.mul(c, taps), k), block.outputs))
             for i in range(block.outputs):
                 value = w.scalar(w.at(start, w.add(at, i * weights.output)))
                 w.put(value, w.at(write, i))
 
-        w.loop(0, p.channels, 1, [], lambda c, _: w.loop(0, taps, 1, [], lambda k, _: tap(c, k)))
+        w.each(0, p.channels, 1, lambda c: w.each(0, taps, 1, lambda k: tap(c, k)))
 
     for block in found:
-        w.loop(0, block.repeats, 1, [], lambda b, _, block=block: one(b, block))
+        w.each(0, block.repeats, 1, partial(one, block))
     return w
 
 
@@ -446,10 +447,10 @@ def product(
     s = bands(p, lanes, p.channels, SPAN, 1 << 16)
     task = _Product(name, s, epilogue)
     packing = _pack(name, p, lanes, weights, [sums.block for sums in task.sums])
-    driver = Writer(name, "ptr %frame", lanes, linkage="")
-    driver.call("void", "sk_parallel", f"ptr @{name}.pack", "ptr %frame", f"i64 {p.groups}")
+    driver = Vectors(name, "ptr %frame", lanes, linkage="")
+    parallel(driver, f"{name}.pack", p.groups)
     parts = driver.least(driver.mul(driver.word("%frame", 4, "i64"), s.rows * s.columns), PARTS)
-    driver.call("void", "sk_parallel", f"ptr @{name}.task", "ptr %frame", f"i64 {parts}")
+    parallel(driver, f"{name}.task", parts)
     taps = [tap for residue in residues(p) for tap in residue]
     tables = [
         table(f"{name}.taps", [weights.row * y.number + weights.column * x.number for y, x in taps]),
@@ -458,10 +459,15 @@ def product(
     return module(name, tables, [packing, task.writer, driver], task.packed + PARTS * task.each)
 
 
-def module(name: str, tables: list[str], writers: list[Writer], scratch: int) -> Code:
+def module(name: str, tables: list[str], writers: list[Vectors], scratch: int) -> Code:
     """The functions of one kernel, the last of which is called."""
     text = "\n".join([*tables, *(w.text() for w in writers)])
-    return Code(name, text, frozenset().union(*(w.declarations for w in writers)), scratch)
+    return Code(name, text, frozenset().union(*(w.declared for w in writers)), scratch)
+
+
+def parallel(w: Vectors, task: str, chunks: Index) -> None:
+    """Call a task for each chunk."""
+    w.call("void", "sk_parallel", ("ptr", f"@{task}"), ("ptr", "%frame"), ("i64", str(chunks)))
 
 
 class _Product:
@@ -469,7 +475,7 @@ class _Product:
 
     def __init__(self, name: str, s: Scratch, epilogue: Epilogue | None) -> None:
         self.name, self.s, self.p, self.epilogue = name, s, s.problem, epilogue
-        self.writer = w = Writer(f"{name}.task", "ptr %frame, i64 %part", s.lanes)
+        self.writer = w = Vectors(f"{name}.task", "ptr %frame, i64 %part", s.lanes)
         self.residues = [len(taps) for taps in residues(self.p)]
         self.taps = sum(self.residues)
         size = 8 if s.lanes.registers == 32 else 4
@@ -485,22 +491,22 @@ class _Product:
         self.results = w.byte(self.scratch, self.inputs)
         units = w.mul(w.word("%frame", 4, "i64"), s.rows * s.columns)
         first, last = shares(w, units, w.least(units, PARTS), "%part")
-        w.loop(first, last, 1, [], lambda unit, _: self.unit(Band.of(w, s, unit)))
+        w.each(first, last, 1, lambda unit: self.unit(Band.of(w, s, unit)))
 
     def unit(self, band: Band) -> None:
         """A band of an image: each group's channels, then its outputs block by block."""
         w, p, s = self.writer, self.p, self.s
 
-        def group(g: str, _: list[str]) -> None:
+        def group(g: Index) -> None:
             first = w.mul(w.add(w.mul(band.image, p.groups), g), p.channels)
             fill(w, s, w.at(self.x, w.mul(first, p.input)), self.scratch, p.channels, band)
             for sums in self.sums:
                 repeats = sums.block.repeats
-                w.loop(0, repeats, 1, [], lambda b, _, sums=sums: self.block(band, g, b, sums))
+                w.each(0, repeats, 1, partial(self.block, band, g, sums))
 
-        w.loop(0, p.groups, 1, [], group)
+        w.each(0, p.groups, 1, group)
 
-    def block(self, band: Band, g: str, b: str, sums: Sums) -> None:
+    def block(self, band: Band, g: Index, sums: Sums, b: Index) -> None:
         """A block's outputs: all residues of columns, then the rows they make."""
         w, p, s, outputs = self.writer, self.p, self.s, sums.block.outputs
         o = w.add(w.mul(g, p.outputs), w.mul(b, outputs), sums.block.first)
@@ -524,33 +530,32 @@ class _Product:
         A register adds up the terms of a stretch of channels; the totals add up in memory.
         """
         w, p, s = self.writer, self.p, self.s
-        kind, count, room = s.lanes.vector, s.lanes.count, sums.room
+        count, room = s.lanes.count, sums.room
         shape = [divmod(i, sums.vectors) for i in range(sums.block.outputs * sums.vectors)]
         stretch = max(1, TERMS // max(1, len(taps)))
 
-        def tile(place: str, _: list[str]) -> None:
+        def tile(place: Index) -> None:
             base = w.at(to, place)
+
+            def products(c: str, found: list[str]) -> list[str]:
+                return self.products(sums, weights, taps, place, c, found)
 
             def some(first: Index) -> None:
                 end = w.least(w.add(first, stretch), p.channels)
-                zeros = [(kind, "zeroinitializer")] * len(shape)
-                found = w.loop(
-                    first, end, 1, zeros,
-                    lambda c, found: self.terms(sums, weights, taps, place, c, found),
-                )  # fmt: skip
+                found = w.sums(first, end, 1, ["zeroinitializer"] * len(shape), products)
                 for (o, v), value in zip(shape, found, strict=True):
                     at = w.at(base, o * room + v * count)
                     w.store(value if first == 0 else w.fadd(w.load(at), value), at)
 
             some(0)
             if stretch < p.channels:
-                w.loop(stretch, p.channels, stretch, [], lambda c, _: some(c))
+                w.each(stretch, p.channels, stretch, some)
 
         places = w.add(w.mul(height, s.pitch), w.sub(width, s.pitch))
-        w.loop(0, places, sums.vectors * count, [], tile)
+        w.each(0, places, sums.vectors * count, tile)
 
-    def terms(
-        self, sums: Sums, weights: str, taps: range, place: str, c: str, found: list[str]
+    def products(
+        self, sums: Sums, weights: str, taps: range, place: Index, c: Index, found: list[str]
     ) -> list[str]:
         """The sums with the products of one channel's taps."""
         w, s = self.writer, self.s
@@ -567,7 +572,7 @@ class _Product:
                 out += [w.fma(x, weight, found[o * vectors + v]) for v, x in enumerate(xs)]
             return out
 
-        return w.loop(0, len(taps), 1, [(s.lanes.vector, x) for x in found], tap)
+        return w.sums(0, len(taps), 1, found, tap)
 
     def write(self, band: Band, o: Index, rows: Residue, height: Index, sums: Sums) -> None:
         """Copy the rows of a residue, of all outputs of a block, to the result."""
@@ -575,20 +580,20 @@ class _Product:
         first = w.mul(w.mul(band.image, p.groups * p.outputs), p.output)
         left = w.mul(band.column, p.columns.step)
 
-        def output(i: str, _: list[str]) -> None:
+        def output(i: Index) -> None:
             channel = w.add(o, i)
             plane = w.add(first, w.mul(channel, p.output))
             source = w.at(self.results, w.mul(i, sums.room))
 
-            def line(j: str, _: list[str]) -> None:
+            def line(j: Index) -> None:
                 row = w.add(w.mul(w.add(j, band.row), p.rows.step), rows.first)
                 place = w.add(plane, w.mul(row, p.columns.extent), left)
                 read = w.at(source, w.mul(j, s.pitch))
                 self.line(band, sums, read, place, channel)
 
-            w.loop(0, height, 1, [], line)
+            w.each(0, height, 1, line)
 
-        w.loop(0, sums.block.outputs, 1, [], output)
+        w.each(0, sums.block.outputs, 1, output)
 
     def line(self, band: Band, sums: Sums, source: str, place: Index, channel: Index) -> None:
         """One row: the residues of its columns, interleaved."""
@@ -599,7 +604,7 @@ class _Product:
         left = w.mul(band.column, columns.step)
         size = w.least(w.sub(columns.extent, left), self.s.width * columns.step)
 
-        def vector(t: str, _: list[str]) -> None:
+        def vector(t: Index) -> None:
             read = w.at(source, w.quotient(t, step))
             parts = [w.at(read, k * sums.block.outputs * sums.room) for k in range(step)]
             value = w.pick([w.load(part) for part in parts], lanes)
@@ -609,4 +614,4 @@ class _Product:
                 value = self.epilogue(w, value, seen)
             w.store(value, w.at(self.out, at), mask)
 
-        w.loop(0, size, width, [], vector)
+        w.each(0, size, width, vector)

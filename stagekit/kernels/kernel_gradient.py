@@ -11,6 +11,7 @@ fixed number of parts, whose totals are added at the end: the result is that of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from stagekit.kernels.convolution import (
@@ -25,16 +26,20 @@ from stagekit.kernels.convolution import (
     fill,
     lines,
     module,
+    parallel,
     residues,
     shares,
     table,
 )
-from stagekit.kernels.writer import Index, Lanes, Writer
+from stagekit.kernels.vectors import Index, Lanes, Vectors
 
 PLACES = 128  # that a register adds up before its total is added to others
 SPAN = 192 << 10  # bytes of padded input that stay in a core's cache
 TOTALS = 32 << 20  # bytes of the parts' totals, about
 CHUNKS = 8  # pieces of work at least, where there is enough of it
+
+
+Size = tuple[Index, Index]  # rows and columns of a band
 
 
 class Tile(NamedTuple):
@@ -83,7 +88,7 @@ class _Gradient:
     def __init__(self, name: str, p: Problem, lanes: Lanes, places: int) -> None:
         self.name, self.p, self.lanes = name, p, lanes
         self.s = bands(p, lanes, p.channels, SPAN, places)
-        self.writer = Writer(f"{name}.task", "ptr %frame, i64 %chunk", lanes)
+        self.writer = Vectors(f"{name}.task", "ptr %frame, i64 %chunk", lanes)
         taps = [tap for residue in residues(p) for tap in residue]
         self.offsets = [self.s.offset(y, x) for y, x in taps]
         self.numbers = [y.number * p.columns.taps + x.number for y, x in taps]
@@ -99,23 +104,23 @@ class _Gradient:
         self.inputs = self.s.bytes(self.channels, self.s.height * self.s.pitch + self.lanes.count)
         self.each = self.inputs + self.extra()
         self.task()
-        gather, driver = self.gather(exchanged), Writer(self.name, "ptr %frame", self.lanes, "")
+        gather, driver = self.gather(exchanged), Vectors(self.name, "ptr %frame", self.lanes, "")
         parts = self.used(driver)
         chunks = driver.mul(parts, self.pieces)
-        driver.call("void", "sk_parallel", f"ptr @{self.name}.task", "ptr %frame", f"i64 {chunks}")
+        parallel(driver, f"{self.name}.task", chunks)
         count = p.groups * p.channels
-        driver.call("void", "sk_parallel", f"ptr @{self.name}.gather", "ptr %frame", f"i64 {count}")
+        parallel(driver, f"{self.name}.gather", count)
         tables = [
             table(f"{self.name}.offsets", self.offsets), table(f"{self.name}.numbers", self.numbers)
         ]  # fmt: skip
         scratch = self.parts * (self.totals + self.pieces * self.each)
         return module(self.name, tables, [self.writer, gather, driver], scratch)
 
-    def used(self, w: Writer) -> Index:
+    def used(self, w: Vectors) -> Index:
         """The parts that have some images."""
         return w.least(self.units(w), self.parts)
 
-    def units(self, w: Writer) -> Index:
+    def units(self, w: Vectors) -> Index:
         """The bands of all images."""
         return w.mul(w.word("%frame", 4, "i64"), self.s.rows * self.s.columns)
 
@@ -134,10 +139,10 @@ class _Gradient:
         row = w.mul(self.channel, p.taps * self.row)
         self.total = w.at(w.byte(scratch, w.mul(part, self.totals)), row)
         size = w.mul(self.channels, p.taps * self.row)
-        w.loop(0, size, self.lanes.count, [],
-               lambda i, _: w.store("zeroinitializer", w.at(self.total, i)))  # fmt: skip
+        zero = lambda i: w.store("zeroinitializer", w.at(self.total, i))
+        w.each(0, size, self.lanes.count, zero)
         first, last = shares(w, self.units(w), self.used(w), part)
-        w.loop(first, last, 1, [], lambda unit, _: self.unit(Band.of(w, self.s, unit)))
+        w.each(first, last, 1, lambda unit: self.unit(Band.of(w, self.s, unit)))
 
     def unit(self, band: Band) -> None:
         """One band of an image."""
@@ -157,41 +162,41 @@ class _Gradient:
                 body(Reads([*self.offsets[some]], [*self.numbers[some]]))
                 continue
 
-            def loaded(k: str, _: list[str], first: int = first, size: int = block.outputs) -> None:
+            def loaded(k: Index, first: int = first, size: int = block.outputs) -> None:
                 at = [w.add(w.mul(k, size), first + i) for i in range(size)]
                 tables = [f"{self.name}.{what}" for what in ("offsets", "numbers")]
-                body(Reads(*([entry(w, table, i) for i in at] for table in tables)))
+                offsets, numbers = ([entry(w, name, i) for i in at] for name in tables)
+                body(Reads([*offsets], [*numbers]))
 
-            w.loop(0, block.repeats, 1, [], loaded)
+            w.each(0, block.repeats, 1, loaded)
 
     def add(self, at: str, value: str) -> None:
         """Add to a total."""
         w = self.writer
         w.store(w.fadd(w.load(at), value), at)
 
-    def gather(self, exchanged: bool) -> Writer:
+    def gather(self, exchanged: bool) -> Vectors:
         """`void @NAME.gather(ptr %frame, i64 %channel)`: a channel's totals, added to the result."""
-        w, p = Writer(f"{self.name}.gather", "ptr %frame, i64 %channel", self.lanes), self.p
+        w, p = Vectors(f"{self.name}.gather", "ptr %frame, i64 %channel", self.lanes), self.p
         source = w.at(w.word("%frame", 3), w.mul("%channel", p.taps * self.row))
         group, channel = w.quotient("%channel", p.channels), w.modulus("%channel", p.channels)
         output = p.taps if exchanged else p.channels * p.taps
         inner = p.groups * p.outputs * p.taps if exchanged else p.taps
         start = w.add(w.mul(group, p.outputs * output), w.mul(channel, inner))
         result, parts = w.at(w.word("%frame", 2), start), self.used(w)
-        kind = self.lanes.vector
 
-        def tap(k: str, _: list[str]) -> None:
+        def tap(k: Index) -> None:
             for v in range(self.row // self.lanes.count):
                 at = w.at(source, w.add(w.mul(k, self.row), v * self.lanes.count))
 
                 def add(part: str, old: list[str], at: str = at) -> list[str]:
                     return [w.fadd(old[0], w.load(w.byte(at, w.mul(part, self.totals))))]
 
-                (total,) = w.loop(0, parts, 1, [(kind, "zeroinitializer")], add)
+                (total,) = w.sums(0, parts, 1, ["zeroinitializer"], add)
                 for o, value in self.results(w, v, total):
                     w.put(value, w.at(result, w.add(k, o * output)))
 
-        w.loop(0, p.taps, 1, [], tap)
+        w.each(0, p.taps, 1, tap)
         return w
 
     def extra(self) -> int:
@@ -202,7 +207,7 @@ class _Gradient:
         """Add one band's products to the totals; `ct` is its image's cotangent."""
         raise NotImplementedError
 
-    def results(self, w: Writer, v: int, total: str) -> list[tuple[int, str]]:
+    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
         """The outputs, and their sums, that lie in the vector `v` of a row of totals."""
         raise NotImplementedError
 
@@ -219,22 +224,24 @@ class _ByOutputs(_Gradient):
         self.panel = self.places * self.tile.vectors * lanes.count
 
     @staticmethod
-    def tiles(p: Problem, lanes: Lanes) -> tuple[int, Tile]:
+    def tiles(p: Problem, lanes: Lanes) -> tuple[float, Tile]:
         """The cycles of one place, and the tile that needs fewest."""
         vectors = -(-p.outputs // lanes.count)
 
-        def cycles(tile: Tile) -> int:
-            return sum(
-                v.repeats * c.repeats * k.repeats
-                * (max(v.outputs * c.outputs * k.outputs, v.outputs + c.outputs * k.outputs) + 2)
-                for v in blocks(vectors, tile.vectors)
-                for c in blocks(p.channels, tile.rows)
-                for k in blocks(p.taps, tile.taps)
+        def cycles(tile: Tile) -> float:
+            rows, taps = blocks(p.channels, tile.rows), blocks(p.taps, tile.taps)
+            each = sum(
+                c.repeats * k.repeats
+                * (max(tile.vectors * c.outputs * k.outputs, tile.vectors + c.outputs * k.outputs) + 2)
+                for c in rows
+                for k in taps
             )  # fmt: skip
+            return vectors // tile.vectors * each * (1 + 0.03 * len(rows) * len(taps))
 
         found = [
             Tile(rows, taps, v)
-            for v in range(1, min(vectors, 4) + 1)
+            for v in (1, 2, 3, 4)
+            if vectors % v == 0
             for taps in _tap_counts(p)
             for rows in range(1, min(p.channels, 24) + 1)
             if rows * taps * v + v + 1 < lanes.registers
@@ -250,8 +257,7 @@ class _ByOutputs(_Gradient):
         return _ByOutputs.tiles(p, lanes)[0] * p.rows.count * p.columns.count + transposing
 
     def extra(self) -> int:
-        panels = -(-self.vectors // self.tile.vectors)
-        return lines(panels * self.panel * self.lanes.bytes)
+        return lines(self.vectors // self.tile.vectors * self.panel * self.lanes.bytes)
 
     def band(self, band: Band, ct: str) -> None:
         w, p, s = self.writer, self.p, self.s
@@ -261,12 +267,12 @@ class _ByOutputs(_Gradient):
         for rows in p.rows.residues:
             height = band.height(w, s, rows)
             for columns in p.columns.residues:
-                width = band.width(w, s, columns)
                 taps = range(before, before + len(rows.taps) * len(columns.taps))
                 before = taps.stop
                 place = rows.first * s.width * p.columns.step + columns.first
-                for vectors in blocks(self.vectors, self.tile.vectors):
-                    self.panels(panels, vectors, taps, place, height, width)
+                first = w.at(panels, place * self.tile.vectors * self.lanes.count)
+                body = partial(self.multiply, first, taps, (height, band.width(w, s, columns)))
+                w.each(0, self.vectors // self.tile.vectors, 1, body)
 
     def transpose(self, band: Band, ct: str, panels: str) -> None:
         """The band's cotangent, as [panel][place][outputs of the panel]; its rows in order, each up
@@ -274,102 +280,89 @@ class _ByOutputs(_Gradient):
         """
         w, p, s, count = self.writer, self.p, self.s, self.lanes.count
         top, left = w.mul(band.row, p.rows.step), w.mul(band.column, p.columns.step)
-        pitch = s.width * p.columns.step
+        pitch, size = s.width * p.columns.step, self.tile.vectors * count
         height = w.least(s.height * p.rows.step, w.sub(p.rows.extent, top))
         width = w.least(pitch, w.sub(p.columns.extent, left))
         if pitch == p.columns.extent:  # the rows follow each other: one long row
             height, width = 1, w.mul(height, pitch)
 
-        def line(i: str, _: list[str]) -> None:
+        def line(i: Index) -> None:
             read = w.at(ct, w.add(w.mul(w.add(top, i), p.columns.extent), left))
             row = w.mul(i, pitch)
 
-            def vector(j: str, _: list[str]) -> None:
+            def vector(j: Index) -> None:
                 mask = w.within(0, w.least(w.sub(width, j), count))
-                for v in range(self.vectors):
-                    panel, k = divmod(v, self.tile.vectors)
-                    lanes = min(count, p.outputs - v * count)
-                    at = w.at(read, j)
-                    rows = [w.load(w.at(at, (v * count + o) * p.output), mask) for o in range(lanes)]
-                    rows += ["zeroinitializer"] * (count - lanes)
-                    size = self.size(panel)
-                    to = w.at(panels, w.add(w.mul(w.add(row, j), size), panel * self.panel + k * count))
-                    for l, value in enumerate(w.transpose(rows)):
-                        w.store(value, w.at(to, l * size))
+                for block in blocks(p.outputs, count):
+                    some = partial(self.square, w.at(read, j), mask, w.at(panels, w.mul(w.add(row, j), size)), block)
+                    w.each(0, block.repeats, 1, some)
 
-            w.loop(0, width, count, [], vector)
+            w.each(0, width, count, vector)
 
-        w.loop(0, height, 1, [], line)
+        w.each(0, height, 1, line)
 
-    def size(self, panel: int) -> int:
-        """The outputs of a panel, all lanes counted."""
-        first = panel * self.tile.vectors
-        return min(self.tile.vectors, self.vectors - first) * self.lanes.count
+    def square(self, ct: str, mask: str, panels: str, block: Block, b: Index) -> None:
+        """A vector of places of as many outputs, transposed."""
+        w, count = self.writer, self.lanes.count
+        o = w.add(w.mul(b, block.outputs), block.first)
+        rows = [w.load(w.at(ct, w.mul(w.add(o, k), self.p.output)), mask) for k in range(block.outputs)]
+        rows += ["zeroinitializer"] * (count - block.outputs)
+        size = self.tile.vectors * count
+        panel, k = w.quotient(o, size), w.modulus(o, size)
+        to = w.at(panels, w.add(w.mul(panel, self.panel), k))
+        for l, value in enumerate(w.transpose(rows)):
+            w.store(value, w.at(to, l * size))
 
-    def panels(
-        self, panels: str, vectors: Block, taps: range, place: int, height: Index, width: Index
-    ) -> None:
-        """The products of all channels and a residue's taps with the outputs of some panels."""
-        w, size = self.writer, vectors.outputs * self.lanes.count
-        first = vectors.first // self.tile.vectors
+    def multiply(self, panels: str, taps: range, size: Size, k: Index) -> None:
+        """The products of all channels and a residue's taps with the outputs of a panel."""
+        w = self.writer
+        ct = w.at(panels, w.mul(k, self.panel))
+        total = w.at(self.total, w.mul(k, self.tile.vectors * self.lanes.count))
 
-        def panel(k: str, _: list[str]) -> None:
-            ct = w.at(panels, w.add(w.mul(w.add(k, first), self.panel), place * size))
-            total = w.at(self.total, w.mul(w.add(k, first), self.tile.vectors * self.lanes.count))
+        def some(reads: Reads) -> None:
+            for block in blocks(self.channels, self.tile.rows):
+                w.each(0, block.repeats, 1, partial(self.products, ct, total, block, reads, size))
 
-            def some(reads: Reads) -> None:
-                for block in blocks(self.channels, self.tile.rows):
-                    w.loop(
-                        0, block.repeats, 1, [],
-                        lambda b, _, block=block: self.products(
-                            ct, total, w.add(w.mul(b, block.outputs), block.first), block.outputs,
-                            reads, vectors.outputs, height, width,
-                        ),
-                    )  # fmt: skip
-
-            self.taps(taps, self.tile.taps, some)
-
-        w.loop(0, vectors.repeats, 1, [], panel)
+        self.taps(taps, self.tile.taps, some)
 
     def products(
-        self, ct: str, total: str, c: Index, rows: int, reads: Reads, vectors: int, height: Index,
-        width: Index,
-    ) -> None:  # fmt: skip
+        self, ct: str, total: str, channels: Block, reads: Reads, size: Size, b: Index
+    ) -> None:
         """The products of one tile, over all places of the band."""
         w, p, s, count = self.writer, self.p, self.s, self.lanes.count
-        kind, size = self.lanes.vector, vectors * count
+        vectors = self.tile.vectors
+        c = w.add(w.mul(b, channels.outputs), channels.first)
         x = w.at(self.scratch, w.mul(c, s.channel))
 
         def row(i: str, sums: list[str]) -> list[str]:
             source = w.at(x, w.mul(i, s.pitch))
-            line = w.at(ct, w.mul(i, p.rows.step * s.width * p.columns.step * size))
+            line = w.at(ct, w.mul(i, p.rows.step * s.width * p.columns.step * vectors * count))
 
             def place(j: str, sums: list[str]) -> list[str]:
-                at, factor = w.at(source, j), w.at(line, w.mul(j, p.columns.step * size))
+                at, factor = w.at(source, j), w.at(line, w.mul(j, p.columns.step * vectors * count))
                 cts = [w.load(w.at(factor, v * count)) for v in range(vectors)]
                 old, out = iter(sums), []
-                for r in range(rows):
+                for r in range(channels.outputs):
                     for offset in reads.offsets:
                         value = w.splat(w.scalar(w.at(w.at(at, offset), r * s.channel)))
                         out += [w.fma(value, ct, next(old)) for ct in cts]
                 return out
 
-            return w.loop(0, width, 1, [(kind, x) for x in sums], place)
+            return w.sums(0, size[1], 1, sums, place)
 
-        zeros = [(kind, "zeroinitializer")] * (rows * len(reads.offsets) * vectors)
-        found = iter(w.loop(0, height, 1, zeros, row))
-        for r in range(rows):
+        zeros = ["zeroinitializer"] * (channels.outputs * len(reads.offsets) * vectors)
+        found = iter(w.sums(0, size[0], 1, zeros, row))
+        for r in range(channels.outputs):
             for number in reads.numbers:
                 tap = w.add(w.mul(w.add(c, r), p.taps), number)
                 at = w.at(total, w.mul(tap, self.row))
                 for v in range(vectors):
                     self.add(w.at(at, v * count), next(found))
 
-    def results(self, w: Writer, v: int, total: str) -> list[tuple[int, str]]:
+    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
         count = self.lanes.count
         lanes = range(min(count, self.p.outputs - v * count))
         take = f"extractelement {self.lanes.vector} {total}, i32"
-        return [(v * count + l, w.let(f"{take} {l}")) for l in lanes]
+        return [(v * count + l, w.emit(f"{take} {l}")) for l in lanes]
 
 
 class _ByColumns(_Gradient):
@@ -414,27 +407,23 @@ class _ByColumns(_Gradient):
         height, width = band.height(w, s, rows), band.width(w, s, columns)
         source = w.at(ct, w.add(w.mul(band.row, p.columns.extent), band.column))
 
-        def channel(c: str, _: list[str]) -> None:
+        def channel(c: Index) -> None:
             def some(reads: Reads) -> None:
                 for block in blocks(p.outputs, self.tile.rows):
-                    w.loop(
-                        0, block.repeats, 1, [],
-                        lambda b, _, block=block: self.products(
-                            source, c, w.add(w.mul(b, block.outputs), block.first), block.outputs,
-                            reads, height, width,
-                        ),
-                    )  # fmt: skip
+                    body = partial(self.products, source, c, block, reads, (height, width))
+                    w.each(0, block.repeats, 1, body)
 
             self.taps(range(p.taps), self.tile.taps, some)
 
-        w.loop(0, self.channels, 1, [], channel)
+        w.each(0, self.channels, 1, channel)
 
     def products(
-        self, source: str, c: str, o: Index, outputs: int, reads: Reads, height: Index, width: Index
+        self, source: str, c: Index, block: Block, reads: Reads, size: Size, b: Index
     ) -> None:
         """The products of one tile, over all places of the band."""
         w, p, s, count = self.writer, self.p, self.s, self.lanes.count
-        kind = self.lanes.vector
+        outputs, (height, width) = block.outputs, size
+        o = w.add(w.mul(b, outputs), block.first)
         x, ct = w.at(self.scratch, w.mul(c, s.channel)), w.at(source, w.mul(o, p.output))
 
         def row(i: str, sums: list[str]) -> list[str]:
@@ -452,15 +441,15 @@ class _ByColumns(_Gradient):
                     out += [w.fma(value, ct, next(old)) for ct in cts]
                 return out
 
-            return w.loop(0, width, count, [(kind, x) for x in sums], vector)
+            return w.sums(0, width, count, sums, vector)
 
-        zeros = [(kind, "zeroinitializer")] * (len(reads.offsets) * outputs)
-        found = iter(w.loop(0, height, 1, zeros, row))
+        zeros = ["zeroinitializer"] * (len(reads.offsets) * outputs)
+        found = iter(w.sums(0, height, 1, zeros, row))
         for number in reads.numbers:
             tap = w.mul(w.add(w.mul(c, p.taps), number), self.row)
             at = w.at(self.total, w.add(tap, w.mul(o, count)))
             for v in range(outputs):
                 self.add(w.at(at, v * count), next(found))
 
-    def results(self, w: Writer, v: int, total: str) -> list[tuple[int, str]]:
+    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
         return [(v, w.total(total))]

@@ -1,4 +1,4 @@
-"""`Writer`: the text of one LLVM function, with loops and vectors of one type of float.
+"""`Vectors`: an `Emitter` of explicit vectors of one type of float.
 
 Indices are i64: Python ints as long as they are known, else names; arithmetic on known ones is done
 at once. Vectors have as many lanes as the CPU's registers hold.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stagekit.kernels.emit import Emitter, suffix
 from stagekit.types import DType, float32
 
 Index = int | str  # an i64 that is known, or the name of one
@@ -44,53 +45,23 @@ class Lanes:
         return f"<{self.count} x {self.element}>"
 
 
-class Writer:
-    """Writes one function; `text` is what was written, `declarations` what it calls.
+class Vectors(Emitter):
+    """Writes one function with vectors of floats; `text` is all of it, `declared` what it calls.
 
-    >>> w = Writer("f", "ptr %p, i64 %n", Lanes("float", 16, 32))
-    >>> _ = w.loop(0, "%n", 16, [], lambda i, _: w.store(w.splat("0.0"), w.at("%p", i)))
+    >>> w = Vectors("f", "ptr %p, i64 %n", Lanes("float", 16, 32))
+    >>> w.each(0, "%n", 16, lambda i: w.store(w.splat("0.0"), w.at("%p", i)))
     >>> print(w.text().splitlines()[0])
     define internal void @f(ptr %p, i64 %n) {
     """
 
     def __init__(self, name: str, parameters: str, lanes: Lanes, linkage: str = "internal") -> None:
+        super().__init__()
         self.lanes = lanes
-        self.declarations: set[str] = set()
         self._head = f"define {linkage} void @{name}({parameters}) {{"
-        self._lines = ["entry:"]
-        self._count = 0
-        self._block = "entry"
 
     def text(self) -> str:
         """The definition of the function."""
-        return "\n".join([self._head, *self._lines, "  ret void", "}", ""])
-
-    # ----- instructions ---------------------------------------------------------------------------
-
-    def fresh(self, hint: str = "v") -> str:
-        """A name that no other value has."""
-        self._count += 1
-        return f"%{hint}{self._count}"
-
-    def emit(self, line: str) -> None:
-        """An instruction without a result."""
-        self._lines.append(f"  {line}")
-
-    def let(self, instruction: str) -> str:
-        """An instruction's result."""
-        name = self.fresh()
-        self.emit(f"{name} = {instruction}")
-        return name
-
-    def call(self, result: str, function: str, *arguments: str) -> str:
-        """The result of a function, which is declared."""
-        types = ", ".join(argument.rsplit(" ", 1)[0] for argument in arguments)
-        self.declarations.add(f"declare {result} @{function}({types})")
-        call = f"call {result} @{function}({', '.join(arguments)})"
-        if result != "void":
-            return self.let(call)
-        self.emit(call)
-        return ""
+        return "\n".join([self._head, "entry:", *self.lines, "  ret void", "}", ""])
 
     # ----- indices --------------------------------------------------------------------------------
 
@@ -100,16 +71,16 @@ class Writer:
         total: Index | None = None
         for term in terms:
             if isinstance(term, str):
-                total = term if total is None else self.let(f"add i64 {total}, {term}")
+                total = term if total is None else self.emit(f"add i64 {total}, {term}")
         if total is None or known == 0:
             return known if total is None else total
-        return self.let(f"add i64 {total}, {known}")
+        return self.emit(f"add i64 {total}, {known}")
 
     def sub(self, x: Index, y: Index) -> Index:
         """The difference of two indices."""
         if isinstance(y, int):
             return self.add(x, -y)
-        return self.let(f"sub i64 {x}, {y}")
+        return self.emit(f"sub i64 {x}, {y}")
 
     def mul(self, x: Index, y: Index) -> Index:
         """The product of two indices."""
@@ -119,31 +90,31 @@ class Writer:
             return 0
         if 1 in (x, y):
             return y if x == 1 else x
-        return self.let(f"mul i64 {x}, {y}")
+        return self.emit(f"mul i64 {x}, {y}")
 
     def quotient(self, x: Index, y: Index) -> Index:
         """x // y of indices that are not negative."""
         if isinstance(x, int) and isinstance(y, int):
             return x // y
-        return x if y == 1 else self.let(f"udiv i64 {x}, {y}")
+        return x if y == 1 else self.emit(f"udiv i64 {x}, {y}")
 
     def modulus(self, x: Index, y: Index) -> Index:
         """x % y of indices that are not negative."""
         if isinstance(x, int) and isinstance(y, int):
             return x % y
-        return 0 if y == 1 else self.let(f"urem i64 {x}, {y}")
+        return 0 if y == 1 else self.emit(f"urem i64 {x}, {y}")
 
     def least(self, x: Index, y: Index) -> Index:
         """The smaller of two indices."""
         if isinstance(x, int) and isinstance(y, int):
             return min(x, y)
-        return self.call("i64", "llvm.smin.i64", f"i64 {x}", f"i64 {y}")
+        return self.call("i64", "llvm.smin.i64", ("i64", str(x)), ("i64", str(y)))
 
     def greatest(self, x: Index, y: Index) -> Index:
         """The larger of two indices."""
         if isinstance(x, int) and isinstance(y, int):
             return max(x, y)
-        return self.call("i64", "llvm.smax.i64", f"i64 {x}", f"i64 {y}")
+        return self.call("i64", "llvm.smax.i64", ("i64", str(x)), ("i64", str(y)))
 
     # ----- memory ---------------------------------------------------------------------------------
 
@@ -151,92 +122,89 @@ class Writer:
         """The address of an element."""
         if index == 0:
             return pointer
-        return self.let(f"getelementptr {self.lanes.element}, ptr {pointer}, i64 {index}")
+        return self.emit(f"getelementptr {self.lanes.element}, ptr {pointer}, i64 {index}")
 
     def byte(self, pointer: str, offset: Index) -> str:
         """An address some bytes further."""
-        return self.let(f"getelementptr i8, ptr {pointer}, i64 {offset}") if offset else pointer
+        return self.emit(f"getelementptr i8, ptr {pointer}, i64 {offset}") if offset else pointer
 
     def word(self, frame: str, k: int, type: str = "ptr") -> str:
         """A word of a frame."""
-        return self.let(f"load {type}, ptr {self.byte(frame, 8 * k)}, align 8")
+        return self.emit(f"load {type}, ptr {self.byte(frame, 8 * k)}, align 8")
 
     def scalar(self, address: str) -> str:
         """An element."""
-        return self.let(f"load {self.lanes.element}, ptr {address}, align {self.lanes.bytes}")
+        return self.emit(f"load {self.lanes.element}, ptr {address}, align {self.lanes.bytes}")
 
     def put(self, scalar: str, address: str) -> None:
         """Write an element."""
         lanes = self.lanes
-        self.emit(f"store {lanes.element} {scalar}, ptr {address}, align {lanes.bytes}")
+        self.do(f"store {lanes.element} {scalar}, ptr {address}, align {lanes.bytes}")
 
     def load(self, address: str, mask: str = "") -> str:
         """A vector; 0 where a mask is false, of which nothing is read."""
         lanes = self.lanes
         if not mask:
-            return self.let(f"load {lanes.vector}, ptr {address}, align {lanes.bytes}")
+            return self.emit(f"load {lanes.vector}, ptr {address}, align {lanes.bytes}")
         return self.call(
-            lanes.vector, f"llvm.masked.load.v{lanes.count}f{8 * lanes.bytes}.p0",
-            f"ptr {address}", f"i32 {lanes.bytes}", f"<{lanes.count} x i1> {mask}",
-            f"{lanes.vector} zeroinitializer",
+            lanes.vector, f"llvm.masked.load.{suffix(lanes.vector)}.p0",
+            (f"ptr align {lanes.bytes}", address), (f"<{lanes.count} x i1>", mask),
+            (lanes.vector, "zeroinitializer"),
         )  # fmt: skip
 
     def store(self, value: str, address: str, mask: str = "") -> None:
         """Write a vector, only where a mask is true."""
         lanes = self.lanes
         if not mask:
-            self.emit(f"store {lanes.vector} {value}, ptr {address}, align {lanes.bytes}")
+            self.do(f"store {lanes.vector} {value}, ptr {address}, align {lanes.bytes}")
             return
         self.call(
-            "void", f"llvm.masked.store.v{lanes.count}f{8 * lanes.bytes}.p0",
-            f"{lanes.vector} {value}", f"ptr {address}", f"i32 {lanes.bytes}",
-            f"<{lanes.count} x i1> {mask}",
+            "void", f"llvm.masked.store.{suffix(lanes.vector)}.p0", (lanes.vector, value),
+            (f"ptr align {lanes.bytes}", address), (f"<{lanes.count} x i1>", mask),
         )  # fmt: skip
 
     # ----- vectors --------------------------------------------------------------------------------
 
     def splat(self, scalar: str) -> str:
         """A vector of one number."""
-        return self._splat(self.lanes.element, scalar)
+        return self._spread(self.lanes.element, scalar)
 
-    def _splat(self, element: str, scalar: str) -> str:
+    def _spread(self, element: str, scalar: str) -> str:
         vector = f"<{self.lanes.count} x {element}>"
-        one = self.let(f"insertelement {vector} poison, {element} {scalar}, i32 0")
+        one = self.emit(f"insertelement {vector} poison, {element} {scalar}, i32 0")
         zeros = f"<{self.lanes.count} x i32> zeroinitializer"
-        return self.let(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
+        return self.emit(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
 
     def fma(self, x: str, y: str, z: str) -> str:
         """x * y + z, rounded once."""
         kind = self.lanes.vector
-        name = f"llvm.fma.v{self.lanes.count}f{8 * self.lanes.bytes}"
-        return self.call(kind, name, f"{kind} {x}", f"{kind} {y}", f"{kind} {z}")
+        return self.call(kind, f"llvm.fma.{suffix(kind)}", (kind, x), (kind, y), (kind, z))
 
     def fadd(self, x: str, y: str) -> str:
         """x + y of vectors."""
-        return self.let(f"fadd {self.lanes.vector} {x}, {y}")
+        return self.emit(f"fadd {self.lanes.vector} {x}, {y}")
 
     def total(self, x: str) -> str:
         """The sum of a vector's lanes, by halves."""
         kind, element = self.lanes.vector, self.lanes.element
-        zero = "float 0.0" if element == "float" else "double 0.0"
-        name = f"llvm.vector.reduce.fadd.v{self.lanes.count}f{8 * self.lanes.bytes}"
-        self.declarations.add(f"declare {element} @{name}({element}, {kind})")
-        return self.let(f"call reassoc {element} @{name}({zero}, {kind} {x})")
+        name = f"llvm.vector.reduce.fadd.{suffix(kind)}"
+        self.declared[f"declare {element} @{name}({element}, {kind})"] = None
+        return self.emit(f"call reassoc {element} @{name}({element} 0.0, {kind} {x})")
 
     def within(self, first: Index, size: Index) -> str:
         """A mask: the lanes l where 0 <= first + l < size (indices of less than 2^31)."""
         count = self.lanes.count
         kind = f"<{count} x i32>"
         numbers = ", ".join(f"i32 {k}" for k in range(count))
-        places = self.let(f"add {kind} {self._splat('i32', self._narrow(first))}, <{numbers}>")
-        return self.let(f"icmp ult {kind} {places}, {self._splat('i32', self._narrow(size))}")
+        places = self.emit(f"add {kind} {self._spread('i32', self._narrow(first))}, <{numbers}>")
+        return self.emit(f"icmp ult {kind} {places}, {self._spread('i32', self._narrow(size))}")
 
     def _narrow(self, x: Index) -> str:
-        return str(x) if isinstance(x, int) else self.let(f"trunc i64 {x} to i32")
+        return str(x) if isinstance(x, int) else self.emit(f"trunc i64 {x} to i32")
 
     def pick(self, sources: Sequence[str], lanes: Sequence[tuple[int, int]]) -> str:
         """A vector whose lane l is lane `lanes[l][1]` of the source `lanes[l][0]`."""
-        kind, count = self.lanes.vector, self.lanes.count
+        count = self.lanes.count
         if len(sources) == 1:
             if [k for _, k in lanes] == list(range(count)):
                 return sources[0]
@@ -252,7 +220,7 @@ class Writer:
         kind = self.lanes.vector
         order = ", ".join(f"i32 {lane}" for lane in lanes)
         mask = f"<{len(lanes)} x i32> <{order}>"
-        return self.let(f"shufflevector {kind} {x}, {kind} {y}, {mask}")
+        return self.emit(f"shufflevector {kind} {x}, {kind} {y}, {mask}")
 
     def transpose(self, rows: Sequence[str]) -> list[str]:
         """As many vectors as there are lanes, with rows and lanes exchanged."""
@@ -270,37 +238,17 @@ class Writer:
 
     # ----- control --------------------------------------------------------------------------------
 
-    def loop(
-        self,
-        start: Index,
-        end: Index,
-        step: Index,
-        carried: Sequence[tuple[str, str]],
-        body: Callable[[str, list[str]], Sequence[str] | None],
-    ) -> list[str]:
-        """For i from `start` while i < `end`: the carried (type, first value) become what `body`
-        returns; the result is their last values.
-        """
-        head, inside, done = (self.fresh(hint)[1:] for hint in ("head", "body", "done"))
-        i, values = self.fresh("i"), [self.fresh("c") for _ in carried]
-        before = self._block
-        self.emit(f"br label %{head}")
-        self._lines.append(f"{head}:")
-        place = len(self._lines)
-        test = self.let(f"icmp slt i64 {i}, {end}")
-        self.emit(f"br i1 {test}, label %{inside}, label %{done}")
-        self._enter(inside)
-        following = body(i, values) or []
-        after = self.let(f"add i64 {i}, {step}")
-        rows = [("i64", str(start), i, after)]
-        rows += [(t, x, v, n) for (t, x), v, n in zip(carried, values, following, strict=True)]
-        self._lines[place:place] = [
-            f"  {v} = phi {t} [ {x}, %{before} ], [ {n}, %{self._block} ]" for t, x, v, n in rows
-        ]
-        self.emit(f"br label %{head}")
-        self._enter(done)
-        return values
+    def each(self, start: Index, end: Index, step: int, body: Callable[[Index], None]) -> None:
+        """For i from `start` while i < `end`; once without a loop, where that is known."""
+        if isinstance(start, int) and isinstance(end, int) and start < end <= start + step:
+            body(start)
+            return
+        self.loop(str(start), str(end), str(step), [], lambda i, _: body(i))
 
-    def _enter(self, block: str) -> None:
-        self._lines.append(f"{block}:")
-        self._block = block
+    def sums(
+        self, start: Index, end: Index, step: int, first: Sequence[str],
+        body: Callable[[str, list[str]], list[str]],
+    ) -> list[str]:  # fmt: skip
+        """Such a loop with vectors carried along, which `body` replaces; the last ones."""
+        carried = [(self.lanes.vector, value) for value in first]
+        return self.loop(str(start), str(end), str(step), carried, body)
