@@ -5,7 +5,9 @@ Everything here that can change what a trace means is part of a signature's key 
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,20 +26,27 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
+def _user_cache() -> str:
+    """The user's cache folder, as the XDG base directory specification has it."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(home if os.path.isabs(home) else "~/.cache", "stagekit")
+
+
 @dataclass
 class Config:
     """The settings object `sk.config`; assign to its fields.
 
     disable        run every staged function eagerly (`STAGEKIT_DISABLE=1`)
     traceback      "filtered" or "full": show the framework's own frames (`STAGEKIT_TRACEBACK`)
-    log            what to print to stderr: trace, rewrite (`STAGEKIT_LOG=trace,rewrite`)
+    log            what to print to stderr: trace, rewrite, cache (`STAGEKIT_LOG=trace,cache`)
     dump           folder into which every trace writes its graphs, or empty (`STAGEKIT_DUMP`)
+    cache_dir      folder of compiled code, empty or "off" for none (`STAGEKIT_CACHE_DIR`)
     warn_float64   warn where float64 enters float32 arithmetic, naming the line
     trap           None, or "nan": raise CheckError at the operation that makes a NaN
     num_threads    threads that share a parallel loop of native code, the caller's among them; by
                    default the cores that this process may use (`STAGEKIT_NUM_THREADS`)
 
-    Source: `docs/footguns.md` and `docs/boundary.md` say what each is for.
+    Source: `docs/footguns.md`, `docs/boundary.md` and `docs/cache.md` say what each is for.
 
     >>> Config().traceback
     'filtered'
@@ -47,6 +56,7 @@ class Config:
     traceback: str = field(default_factory=lambda: _variable("TRACEBACK", "filtered"))
     log: str = field(default_factory=lambda: _variable("LOG"))
     dump: str = field(default_factory=lambda: _variable("DUMP"))
+    cache_dir: str = field(default_factory=lambda: _variable("CACHE_DIR", _user_cache()))
     warn_float64: bool = False
     trap: str | None = None
     num_threads: int = field(default_factory=_threads)
@@ -76,3 +86,10 @@ def when_set(name: str, act: Callable[[Any], None]) -> None:
 
 
 config = Config()
+
+
+def log(subject: str, text: str) -> None:
+    """A line for the standard logger `stagekit.<subject>`, and for stderr if `config.log` asks."""
+    logging.getLogger(f"stagekit.{subject}").info(text)
+    if subject in config.log.split(","):
+        print(f"stagekit.{subject}: {text}", file=sys.stderr)

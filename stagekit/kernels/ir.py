@@ -508,7 +508,7 @@ def _again(value: Value, known: dict[Value, Value], place: Any) -> Value:
         for name in expr.names:
             if name in body.dynamic:
                 env[name] = body.index(known[body.dynamic[name]])
-        return Expr.of(place(expr.evaluate(env)))
+        return Expr.of(place(Expr.of(expr.evaluate(env))))
 
     if value.op == "load":
         buffer, offset, guard = value.attr

@@ -27,7 +27,11 @@ _COMBINE = {"add": "add", "multiply": "multiply", "min": "minimum", "max": "maxi
 
 
 class CannotLower(Exception):
-    """An element rule asks for what kernels cannot say; the op then runs on NumPy."""
+    """An element rule asks for what kernels cannot say; its node then runs on NumPy."""
+
+    def __init__(self, node: Node, why: str) -> None:
+        super().__init__(why)
+        self.node = node
 
 
 class Check(NamedTuple):
@@ -152,7 +156,7 @@ class Lowering:
         if node.constant is not None:
             return self.body.constant(node.constant.reshape(()).item(), node.type.dtype)
         if node.op is None or node.op.element is None:
-            raise CannotLower(f"{node!r} has no element")
+            raise CannotLower(node, "it has no element")
         attrs = dict(node.attrs)
         inputs = [Operand(self, x) for x in node.inputs]
         self._nodes.append(node)
@@ -160,11 +164,11 @@ class Lowering:
             places = [Index(i, self) for i in idx]
             value = node.op.element(self, node.type, places, *inputs, **attrs)
         except (KeyError, TypeError, AttributeError) as error:
-            raise CannotLower(f"{node.op.name}: {error!r}") from error
+            raise CannotLower(node, f"{node.op.name}: {error!r}") from error
         finally:
             self._nodes.pop()
         if not isinstance(value, Value):
-            raise CannotLower(f"{node.op.name} gives {type(value).__name__}")
+            raise CannotLower(node, f"{node.op.name} gives {type(value).__name__}")
         return value
 
     def _loaded(self, node: Node, idx: Indices) -> Value:
@@ -179,7 +183,7 @@ class Lowering:
 
     def constant(self, value: Any, dtype: DType) -> Value:
         if isinstance(value, Formula):
-            raise CannotLower("a formula")
+            raise CannotLower(self._nodes[-1], "a formula")
         if isinstance(value, Expr):
             return self.number(value, dtype)
         return self.body.constant(value, dtype)
@@ -293,14 +297,14 @@ class Lowering:
         """An update that stands at its own place (its index is a loop variable) needs no loop."""
         places, loops = self._loops(extents)
         if mode == "set" and loops:
-            raise CannotLower("the last of several writes wins")
+            raise CannotLower(self._nodes[-1], "the last of several writes wins")
         free = {loop.name for loop in loops}
         solved: dict[str, Index] = {}
         for found, wanted in hit(places):
             if str(found.expr) in free:
                 solved.setdefault(str(found.expr), Index(as_expr(wanted), self))
         if free - solved.keys():
-            raise CannotLower("a scatter with several updates for an element")
+            raise CannotLower(self._nodes[-1], "a scatter with several updates for an element")
         ks = [solved.get(str(place.expr), place) for place in places]
         self.checks = {k: c for k, c in self.checks.items()
                        if not c.bad.names & free}  # fmt: skip

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph
+from stagekit.kernels.matmul import View, is_callable
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
-from stagekit.types import DType, bfloat16
+from stagekit.types import DType, bfloat16, float32, float64
 
 SOURCES = frozenset(("full", "iota", "number"))
 IDENTITIES = frozenset(("alias", "stop_gradient", "barrier", "custom", "astype"))
@@ -75,7 +76,7 @@ class Decision(NamedTuple):
 class Cluster:
     """Nodes that become one step of a plan: kernels, or one call of a library.
 
-    `kind` is "kernel", "matmul", "convolution" or "library".
+    `kind` is "kernel", "matmul", "reshape" (the same bytes) or "library".
     """
 
     kind: str
@@ -107,8 +108,8 @@ class Partition:
     `reason_of(op, types)` says why no kernel has a node, None where one may.
     """
 
-    def __init__(self, graph: Graph, refused: Mapping[Any, str]) -> None:
-        self.graph, self.refused = graph, refused
+    def __init__(self, graph: Graph, refused: Mapping[Any, str], has_blas: bool) -> None:
+        self.graph, self.refused, self.has_blas = graph, refused, has_blas
         self.axes: dict[Node, Axes] = {}
         self.dropped: dict[Node, frozenset[Label]] = {}
         self.costly: set[Node] = set()
@@ -136,8 +137,7 @@ class Partition:
             return
         why = self._why_not(node)
         if why is not None:
-            kind = node.op.name if node.op.name in ("matmul", "convolution") else "library"
-            self._begin(node, kind, self._level(node) + 1, why)
+            self._begin(node, self._kind(node), self._level(node) + 1, why)
             return
         found = self._operand_clusters(node)
         level = max((c.level for c in found), default=0)
@@ -145,6 +145,15 @@ class Partition:
         refusal = self._joined(node, same)
         if refusal is not None:
             self._start(node, level + 1, refusal)
+
+    def _kind(self, node: Node) -> str:
+        """What runs a node that no kernel has among its elements."""
+        assert node.op is not None
+        if self.is_reshape_of(node):
+            return "reshape"
+        if node.op.name == "matmul" and self.has_blas and node.type.dtype in (float32, float64):
+            return "matmul"
+        return "library"
 
     def _is_source(self, node: Node) -> bool:
         if node.op is None:
@@ -215,7 +224,10 @@ class Partition:
         ):  # fmt: skip
             return f"{op.name} begins a kernel"
         trial = _Trial(self, clusters)
-        axes, folded = self._labelled(node, {x: self.axes[x] for x in inside}, trial)
+        known = {x: axes for c in clusters for x, axes in c.external.items()}
+        known.update((x, self.axes[x]) for x in inside)
+        trial.soft = known.keys() - set(inside)
+        axes, folded = self._labelled(node, known, trial)
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
         if refusal is not None:
             trial.undo()
@@ -307,7 +319,7 @@ class Partition:
         assert op is not None
         self.axes_of_read: dict[Node, Axes] = {}
         attrs = dict(node.attrs)
-        unite = trial.unite if trial is not None else _nothing
+        unite = trial.unite if trial is not None else _united
         if op.name == "permute":
             x = self._read(node.inputs[0], known)
             return tuple(x[k] for k in attrs["axes"]), []
@@ -352,9 +364,10 @@ class Partition:
                 other = known[x][at]
                 if other is None:
                     continue
-                if label is not None and label.root is not other.root:
-                    unite(label, other)
-                label = label or other
+                if label is None:
+                    label = other
+                elif label.root is not other.root and not unite(label, other, x):
+                    continue
             out.append(label if label is not None or n == 1 else self.fresh(n))
         for x in operands:
             if x not in known and not self._is_source(x):
@@ -403,7 +416,7 @@ class Partition:
 
     def _united(self, a: Label | None, b: Label | None, unite: Any) -> Label | None:
         if a is not None and b is not None and a.root is not b.root:
-            unite(a, b)
+            unite(a, b, None)
         return a if b is None else b
 
     def _aligned_indices(
@@ -468,7 +481,7 @@ class Partition:
             return
         for p, q in pairs:
             if p is not None and q is not None and p.root is not q.root:
-                trial.unite(p, q)
+                trial.unite(p, q, None)
         inner = {label.root for c in (a, b) for label in c.inner}
         labels = {label.root for c in (a, b) for n in c.nodes for label in self.axes[n] if label}
         labels |= {label.root for p, _ in pairs if (label := p) is not None}
@@ -486,14 +499,20 @@ class Partition:
         self._required: set[Node] = set()
         for cluster in self.clusters:
             cluster.nodes = list(dict.fromkeys(cluster.nodes))
-        for node in (*self.graph.outputs, *self.graph.checks):
+        used = {x for node in self.graph.nodes for x in node.inputs}
+        for node in self.graph.outputs:
             self.require(node)
+        for node in self.graph.checks:  # one that something reads is checked where it is read
+            if node not in used:
+                self.require(node)
         for node in self.graph.nodes:
             if node not in self.home or is_projection(node):
                 continue
             cluster = self.home[node].home
             for x in node.inputs:
-                if cluster.kind != "kernel":
+                if cluster.kind == "matmul":
+                    self.require(self.operand(x).base)
+                elif cluster.kind != "kernel":
                     self.require(x)
                 elif x in self.home and self.home[x].home is not cluster:
                     self._needed_by_kernel(x)
@@ -521,6 +540,39 @@ class Partition:
             and op.name in ("slice", "permute", "broadcast_to", "reshape", "stop_gradient", "alias",
                             "barrier", "custom", "flip")
         )  # fmt: skip
+
+    def operand(self, node: Node) -> View:
+        """A matrix as cblas can read it: where its elements lie already, else by itself."""
+        view = self._view(node)
+        return view if is_callable(view) else _contiguous(node)
+
+    def _view(self, node: Node) -> View:
+        """The strides of a node that only moves elements of another one; else its own."""
+        if node not in self.home or not self.is_free(node):
+            return _contiguous(node)
+        assert node.op is not None
+        attrs, shape = dict(node.attrs), tuple(map(Expr.of, node.type.shape))
+        inner = self._view(node.inputs[0])
+        base, offset, _, steps = inner
+        name = node.op.name
+        if name == "permute":
+            steps = tuple(steps[k] for k in attrs["axes"])
+        elif name == "slice":
+            for start, step in zip(attrs["starts"], steps, strict=True):
+                offset = offset + step * start
+            steps = tuple(s * d for s, d in zip(steps, attrs["strides"], strict=True))
+        elif name == "reshape":
+            kept = iter([s for s, n in zip(steps, inner.shape, strict=True) if n.constant != 1])
+            steps = tuple(Expr.of(1) if n.constant == 1 else next(kept) for n in shape)
+        elif name == "broadcast_to":
+            lead = len(shape) - len(steps)
+            steps = tuple(
+                Expr.of(0) if k < lead or inner.shape[k - lead] != n else steps[k - lead]
+                for k, n in enumerate(shape)
+            )
+        elif name == "flip":
+            return _contiguous(node)
+        return View(base, offset, shape, steps)
 
     def require(self, node: Node) -> None:
         """Have a node in memory."""
@@ -555,28 +607,34 @@ class _Trial:
     def __init__(self, partition: Partition, clusters: Sequence[Cluster]) -> None:
         self.clusters = clusters
         self.made: list[Label] = []
+        self.soft: set[Any] = set()  # nodes that are only read
         self.refusal: str | None = None
 
-    def unite(self, a: Label, b: Label) -> None:
-        """Make two labels one loop, which no node may have twice."""
+    def unite(self, a: Label, b: Label, of: Node | None) -> bool:
+        """Make two labels one loop, which no node may have twice. What is only read, as `of` may
+        be, can be read by other loops as well.
+        """
         a, b = a.root, b.root
         if a is b:
-            return
+            return True
         for cluster in self.clusters:
             for pair in cluster.apart:
                 if {label.root for label in pair} == {a, b}:
-                    self.refusal = self.refusal or "the same loop would stand for two axes"
-                    return
+                    if of not in self.soft:
+                        self.refusal = self.refusal or "the same loop would stand for two axes"
+                    return False
         b.parent = a
         self.made.append(b)
+        return True
 
     def undo(self) -> None:
         for label in reversed(self.made):
             label.parent = label
 
 
-def _nothing(a: Label, b: Label) -> None:
+def _united(a: Label, b: Label, of: Node | None) -> bool:
     b.root.parent = a.root
+    return True
 
 
 def _leads(axes: Axes, out: Axes) -> bool:
@@ -587,6 +645,16 @@ def _leads(axes: Axes, out: Axes) -> bool:
     while k < len(shown) and shown[k] in mine:
         k += 1
     return k > 0 and not mine & set(shown[k:])
+
+
+def _contiguous(node: Node) -> View:
+    shape = tuple(map(Expr.of, node.type.shape))
+    steps: list[Expr] = []
+    step: Any = Expr.of(1)
+    for n in reversed(shape):
+        steps.append(Expr.of(step))
+        step = step * n
+    return View(node, Expr.of(0), shape, tuple(reversed(steps)))
 
 
 def _native(dtype: DType) -> bool:

@@ -8,6 +8,7 @@ results: the order of additions depends on sizes alone, never on threads.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from stagekit.kernels.ir import (
     Body,
     Buffer,
+    Check,
     Column,
     Folded,
     Kernel,
@@ -35,16 +37,45 @@ MANY = 4096  # what a symbolic size counts as where a choice depends on it
 _UNROLLED = 32  # folds of fewer elements are written out, if those are no stretch of memory
 _SHORT = 4  # and if they are one
 _CHUNK = 1 << 14  # elements that a chunk of rows has at least
+_WIDE = 1 << 16  # columns from which partial results of chunks of rows are too many
+_SCRATCH = 1 << 15  # elements that a row keeps at most of one value
 _ROWS_OF_CHUNK = 64  # rows at most whose column folds are added one by one
 
 
 class Target(NamedTuple):
-    """A buffer to store a node's elements in, by the loops of its axes."""
+    """A buffer to store a node's elements in, by the loops of its axes; and what is checked."""
 
     buffer: str
     loops: tuple[Loop, ...]
     offset: Expr
     value: Value
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def roots(self) -> list[Value]:
+        """Its value and the conditions that are checked."""
+        return [self.value, *(check.bad for check in self.checks)]
+
+    def rebuilt(self, known: dict[Value, Value], place: Any = None) -> Target:
+        """The same with values and indices replaced; see `ir.rebuilt`."""
+        checks = tuple(Check(rebuilt(c.bad, known, place), c.number) for c in self.checks)
+        offset = place(self.offset) if place is not None else self.offset
+        value = rebuilt(self.value, known, place)
+        return self._replace(offset=offset, value=value, checks=checks)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The loops that run in parallel. With `lanes` the folds are computed inside the vector's lanes
+    (each lane one result), not by all lanes together.
+    """
+
+    loops: tuple[Loop, ...]
+    lanes: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(loop.name for loop in self.loops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +130,22 @@ def _unrolled(targets: Sequence[Target]) -> list[Target]:
                 known[value] = _written_out(value, known)
     if not known:
         return list(targets)
-    return [t._replace(value=rebuilt(t.value, known)) for t in targets]
+    folds = [v for v in known if v.op == "fold" and known[v] is not v]
+    return [_spread_checks(t, folds).rebuilt(known) for t in targets]
+
+
+def _spread_checks(target: Target, folds: Sequence[Value]) -> Target:
+    """Checks inside of a fold that is written out hold for each of its terms."""
+    checks = []
+    for check in target.checks:
+        bad = check.bad
+        for fold in folds:
+            if bad.names & _bound(fold):
+                places = _places([loop.extent.constant or 0 for loop in fold.attr.loops])
+                terms = [rebuilt(bad, {}, _placing(fold, place)) for place in places]
+                bad = functools.reduce(lambda x, y: x | y, terms)
+        checks.append(Check(bad, check.number))
+    return target._replace(checks=tuple(checks))
 
 
 def _is_small(fold: Value) -> bool:
@@ -120,13 +166,18 @@ def _written_out(fold: Value, known: dict[Value, Value]) -> Value:
     body = rebuilt(fold.args[0], dict(known))
     terms = []
     for place in _places([loop.extent.constant or 0 for loop in fold.attr.loops]):
-        env = {loop.name: Expr.of(k) for loop, k in zip(fold.attr.loops, place, strict=True)}
-        terms.append(rebuilt(body, {}, lambda expr, env=env: _at(expr, env)))
+        terms.append(rebuilt(body, {}, _placing(fold, place)))
     combine = _COMBINE[fold.attr.op]
     while len(terms) > 1:
         pairs = [combine(*terms[k : k + 2]) for k in range(0, len(terms) - 1, 2)]
         terms = pairs + (terms[-1:] if len(terms) % 2 else [])
     return terms[0]
+
+
+def _placing(fold: Value, place: Sequence[int]) -> Callable[[Expr], Expr]:
+    """Indices with the variables of a fold's loops at one place."""
+    env = {loop.name: Expr.of(k) for loop, k in zip(fold.attr.loops, place, strict=True)}
+    return lambda expr: _at(expr, env)
 
 
 def _at(expr: Expr, env: Mapping[str, Expr]) -> Expr:
@@ -190,7 +241,7 @@ def _bound(fold: Value) -> frozenset[str]:
 
 def _grouped(
     targets: Sequence[Target], inner: frozenset[str]
-) -> tuple[list[Target], tuple[Loop, ...], list[Target]]:
+) -> tuple[list[Target], Rows, list[Target]]:
     """The targets that one choice of rows suits, the rows, and the other targets."""
     rows = _choose_rows(targets, inner)
     if not all(_fits(t, rows) for t in targets):
@@ -198,7 +249,7 @@ def _grouped(
         rows = max([rows, *tried], key=lambda r: sum(_fits(t, r) for t in targets))
     group = [t for t in targets if _fits(t, rows)]
     if not group:
-        return [targets[0]], (), list(targets[1:])
+        return [targets[0]], Rows(()), list(targets[1:])
     return group, rows, [t for t in targets if not _fits(t, rows)]
 
 
@@ -216,47 +267,45 @@ def _loops_of(targets: Sequence[Target]) -> dict[str, Loop]:
     return found
 
 
-def _choose_rows(targets: Sequence[Target], inner: frozenset[str]) -> tuple[Loop, ...]:
+def _choose_rows(targets: Sequence[Target], inner: frozenset[str]) -> Rows:
+    """Which loops run in parallel, outside of all others."""
     loops = _loops_of(targets)
     folds = [v for t in targets for v in every(t.value) if v.op == "fold"]
     stored = {loop.name for t in targets for loop in t.loops}
-    nested = {loop.name for f in folds for loop in f.attr.loops if not _is_root_fold(f, targets)}
-    inside = inner | (nested - stored if not inner else frozenset())
-    if inside & loops.keys():
-        free = [loop for name, loop in loops.items() if name not in inside and name in stored]
-        shared = [loop for loop in free if all(loop.name in f.names or loop.name in _bound(f)
-                                               for f in folds)]  # fmt: skip
-        return tuple(_ordered(shared or free, targets))
-    if not folds:
-        order = _ordered(list(loops.values()), targets)
-        return tuple(order[:-1])
-    bounds = [_bound(f) for f in folds]
-    unit = _unit_loop(targets, loops)
-    common = frozenset.intersection(*bounds)
-    anywhere = frozenset.union(*bounds)
-    if unit in anywhere and all(unit in b for b in bounds):
-        free = [loop for name, loop in loops.items() if name not in anywhere and name in stored]
-        if free or len(loops) == 1:
-            return tuple(_ordered(free, targets))
-        return tuple(_ordered(list(loops.values()), targets)[:1])
-    if unit not in anywhere and common:
-        return tuple(_ordered([loops[n] for n in common if n in loops], targets))
     order = _ordered(list(loops.values()), targets)
-    return tuple(order[:1])
+    if inner & loops.keys():
+        free = [x for x in order if x.name not in inner and x.name in stored | _all_bound(folds)]
+        shared = [x for x in free if all(x.name in f.names or x.name in _bound(f) for f in folds)]
+        return Rows(tuple(shared or free))
+    if not folds:
+        return Rows(tuple(order[:-1]))
+    unit = _unit_loop(targets, loops)
+    bounds = [_bound(f) for f in folds]
+    if all(unit in b for b in bounds):
+        free = [x for x in order if x.name not in _all_bound(folds) and x.name in stored]
+        return Rows(tuple(free if free or len(loops) == 1 else order[:1]))
+    common = [x for x in order if all(x.name in b for b in bounds)]
+    if not common or unit in _all_bound(folds):
+        return Rows(tuple(order[:1]))
+    folded = math.prod(count(x.extent) for x in common)
+    kept = math.prod(count(x.extent) for n, x in loops.items() if n in stored)
+    if folded <= _ROWS_OF_CHUNK or kept >= _WIDE:
+        return Rows(tuple(x for x in order if x.name in stored)[:-1], lanes=True)
+    return Rows(tuple(common))
 
 
-def _is_root_fold(fold: Value, targets: Sequence[Target]) -> bool:
-    return any(fold in folds_of(t.value) for t in targets)
+def _all_bound(folds: Sequence[Value]) -> frozenset[str]:
+    return frozenset().union(*map(_bound, folds))
 
 
-def _fits(target: Target, rows: Sequence[Loop]) -> bool:
+def _fits(target: Target, rows: Rows) -> bool:
     """Whether a target is stored row by row, or is a fold over all rows."""
-    names = frozenset(loop.name for loop in rows)
+    names = rows.names
     stored = frozenset(loop.name for loop in target.loops)
     folds = [v for v in every(target.value) if v.op == "fold"]
     if names <= stored:
-        return all(not names & _bound(f) for f in folds)
-    if names & stored:
+        return (bool(stored) or not rows.lanes) and all(not names & _bound(f) for f in folds)
+    if names & stored or rows.lanes:
         return False
     outer = folds_of(target.value)
     nested = [f for f in folds if f not in outer]
@@ -285,8 +334,8 @@ def stride(expr: Expr, name: str) -> Expr | None:
 
 def _accesses(targets: Sequence[Target]) -> list[Expr]:
     found = [t.offset for t in targets]
-    for t in targets:
-        found += [v.attr.offset for v in every(t.value) if v.op == "load"]
+    for root in (root for t in targets for root in t.roots):
+        found += [v.attr.offset for v in every(root) if v.op == "load"]
     return found
 
 
@@ -343,7 +392,7 @@ def _collapsed(targets: list[Target], inner: frozenset[str]) -> list[Target]:
 
 def _adjacent(targets: Sequence[Target], inner: frozenset[str]) -> tuple[Loop, Loop] | None:
     loops = _loops_of(targets)
-    values = [v for t in targets for v in every(t.value)]
+    values = [v for t in targets for root in t.roots for v in every(root)]
     fixed = {n for v in values if v.op in ("number", "test") for e in exprs_of(v) for n in e.names}
     body = targets[0].value.body
     for v in values:
@@ -385,10 +434,7 @@ def _merged(targets: Sequence[Target], outer: Loop, inside: Loop) -> list[Target
                 inner = rebuilt(value.args[0], known, place)
                 fold = value.attr
                 known[value] = value.body.fold(fold.op, loops(fold.loops), inner, value.type)
-    return [
-        Target(t.buffer, loops(t.loops), place(t.offset), rebuilt(t.value, known, place))
-        for t in targets
-    ]
+    return [t._replace(loops=loops(t.loops)).rebuilt(known, place) for t in targets]
 
 
 # ----- one kernel ---------------------------------------------------------------------------------
@@ -401,23 +447,23 @@ class _Scheduler:
         self,
         name: str,
         targets: Sequence[Target],
-        rows: tuple[Loop, ...],
+        rows: Rows,
         types: Mapping[str, DType],
     ) -> None:
-        self.name, self.targets, self.rows = name, targets, rows
+        self.name, self.targets, self.rows, self.lanes = name, targets, rows.loops, rows.lanes
         self.types = dict(types)
         self.body: Body = targets[0].value.body
         self.loops = _loops_of(targets)
-        self.flat = None if rows else self._flat_loop()
-        self.parallel = rows or ((self.flat,) if self.flat is not None else ())
+        self.flat = None if self.rows else self._flat_loop()
+        self.parallel = self.rows or ((self.flat,) if self.flat is not None else ())
         self.names = {loop.name for loop in self.parallel}
         self.grain = self._grain()
         self.partials: list[Partial] = []
         self.scratch: list[Scratch] = []
 
     def run(self) -> list[Scheduled]:
-        rows = product(loop.extent for loop in self.parallel)
-        chunks = (rows + (self.grain - 1)) // self.grain
+        length = product(loop.extent for loop in self.parallel)
+        chunks = (length + (self.grain - 1)) // self.grain
         columns: list[tuple[tuple[Loop, ...], Column]] = []
         plain, finals = [], []
         for target in self.targets:
@@ -426,13 +472,21 @@ class _Scheduler:
             else:
                 finals.append(self._split(target, columns, chunks))
         kernel = self._kernel(self._stages(plain, columns))
-        made = [Scheduled(kernel, rows, chunks, tuple(self.partials))]
-        if finals:
-            made += schedule(f"{self.name}_end", finals, frozenset(), self.types)
+        made = [Scheduled(kernel, length, chunks, tuple(self.partials))]
+        by_loops: dict[tuple[Loop, ...], list[Target]] = {}
+        for target in finals:
+            by_loops.setdefault(target.loops, []).append(target)
+        for k, (loops, group) in enumerate(by_loops.items()):
+            ends = _collapsed(group, frozenset())
+            rows = Rows(tuple(_ordered(ends[0].loops, ends)[:-1]), lanes=True)
+            made += _Scheduler(f"{self.name}_end{k}", ends, rows, self.types).run()
         return made
 
     def _flat_loop(self) -> Loop | None:
         """The one loop of a kernel whose rows would be single elements."""
+        if self.lanes:
+            stored = {loop for t in self.targets for loop in t.loops}
+            return next(iter(stored)) if len(stored) == 1 else None
         if len(self.loops) != 1:
             return None
         for t in self.targets:
@@ -484,7 +538,7 @@ class _Scheduler:
             q = Loop(f"q_{name}", chunks)
             loaded = self.body.load(name, Expr.named(q.name) * width + place, fold.type)
             known[fold] = self.body.fold(fold.attr.op, [q], loaded, fold.type)
-        return target._replace(value=rebuilt(target.value, known))
+        return target._replace(value=rebuilt(target.value, known), checks=())
 
     # ----- stages
 
@@ -515,6 +569,8 @@ class _Scheduler:
         depth: dict[Value, int] = {}
         for root in roots:
             for value in every(root):
+                if self.lanes and value.names & self.loops.keys():
+                    continue  # each lane has its own
                 if value.op == "fold" and value.names & self.loops.keys() <= self.names:
                     depth.setdefault(value, _needs(value.args[0], depth))
         return depth
@@ -530,7 +586,7 @@ class _Scheduler:
                     stages[first[value]].loops == stage.loops
                 ):
                     again.setdefault(value, first[value])
-        kept = [v for v in again if _is_costly(v)]
+        kept = [v for v in again if _is_costly(v) and self._is_small(stages[again[v]].loops)]
         inside = {a for v in kept for a in operands([v]) if a is not v}
         kept = [v for v in kept if v not in inside]
         loaded: dict[Value, Value] = {}
@@ -541,6 +597,11 @@ class _Scheduler:
             self.scratch.append(Scratch(name, value.type, width))
             loaded[value] = self.body.load(name, _row_major(loops), value.type)
         return tuple(self._with_scratch(k, s, again, loaded) for k, s in enumerate(stages))
+
+    def _is_small(self, loops: Sequence[Loop]) -> bool:
+        """Whether a row of scratch memory certainly fits the nearest caches, and the stack."""
+        width = product(loop.extent for loop in loops).constant
+        return width is not None and width <= _SCRATCH
 
     def _with_scratch(
         self, k: int, stage: Stage, first: Mapping[Value, int], loaded: Mapping[Value, Value]
@@ -571,19 +632,21 @@ class _Scheduler:
             exprs += [s.offset for s in (*stage.stores, *stage.columns)]
             exprs += [c.width for c in stage.columns]
             used.update(dict.fromkeys(s.buffer for s in (*stage.stores, *stage.columns)))
-            for value in [v for root in stage.roots for v in every(root)]:
-                exprs += exprs_of(value)
-                if value.op == "load":
-                    used.setdefault(value.attr.buffer)
+        checks = tuple(dict.fromkeys(c for t in self.targets for c in t.checks))
+        roots = [root for stage in stages for root in stage.roots] + [c.bad for c in checks]
+        for value in [v for root in roots for v in every(root)]:
+            exprs += exprs_of(value)
+            if value.op == "load":
+                used.setdefault(value.attr.buffer)
         own = {s.name for s in self.scratch}
         variables = {loop.name for stage in stages for loop in stage.loops} | self.names
-        variables |= {loop.name for root in (r for s in stages for r in s.roots)
-                      for v in every(root) if v.op == "fold" for loop in v.attr.loops}  # fmt: skip
+        variables |= {loop.name for root in roots for v in every(root) if v.op == "fold"
+                      for loop in v.attr.loops}  # fmt: skip
         names = {n for expr in exprs for n in expr.names}
         sizes = sorted(names - variables - self.body.dynamic.keys())
         buffers = tuple(Buffer(n, self.types[n]) for n in used if n not in own)
         return Kernel(self.name, buffers, tuple(sizes), self.rows, stages, self.grain, self.body,
-                      tuple(self.scratch), (), self.flat)  # fmt: skip
+                      tuple(self.scratch), checks, self.flat)  # fmt: skip
 
 
 def _needs(value: Value, depth: Mapping[Value, int]) -> int:

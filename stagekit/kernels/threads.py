@@ -135,7 +135,7 @@ still:
   br i1 %pausing, label %spin, label %yield
 yield:
   %ignored = call i32 @sched_yield()
-  %tired = icmp uge i64 %next, 2048
+  %tired = icmp uge i64 %next, 8192
   br i1 %tired, label %sleep, label %spin
 sleep:
   atomicrmw add ptr @sleeping, i64 1 seq_cst, align 8

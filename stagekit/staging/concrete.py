@@ -15,6 +15,8 @@ import stagekit.ops as ops
 from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
+from stagekit.kernels import backend
+from stagekit.kernels.plan import NativePlan
 from stagekit.node import Interned, Node, reachable
 from stagekit.op import current, using
 from stagekit.plan import Cost, Plan, cost
@@ -67,9 +69,9 @@ class ConcreteFunction:
         return self._optimized[1]
 
     @cached_property
-    def plan(self) -> Plan:
-        """The steps that a call runs."""
-        return Plan(self.optimized)
+    def plan(self) -> Plan | NativePlan:
+        """The steps that a call runs: native code, or NumPy's where there is none."""
+        return backend.plan(self.optimized)
 
     def cost(self) -> Cost:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""

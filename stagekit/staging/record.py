@@ -5,31 +5,23 @@ The lines go to the standard loggers `stagekit.trace` and `stagekit.rewrite` in 
 
 from __future__ import annotations
 
-import logging
 import re
-import sys
 from pathlib import Path
 
-from stagekit.settings import config
+from stagekit.settings import config, log
 from stagekit.staging.trace import Entry
 
 
 def record(name: str, number: int, entry: Entry) -> None:
     """Log and dump a finished trace, the `number`th of the function `name`."""
     staged = "eager" if entry.concrete is None else f"{len(entry.concrete.graph.nodes)} nodes"
-    _log("trace", f"{name}: trace {number}: {entry.cause} ({entry.cause.line}), {staged}")
+    log("trace", f"{name}: trace {number}: {entry.cause} ({entry.cause.line}), {staged}")
     if entry.concrete is None:
         return
     for fired in entry.concrete.log:
-        _log("rewrite", f"{name}: {fired.rule} ({fired.line})")
+        log("rewrite", f"{name}: {fired.rule} ({fired.line})")
     if config.dump:
         _dump(Path(config.dump), name, number, entry)
-
-
-def _log(subject: str, text: str) -> None:
-    logging.getLogger(f"stagekit.{subject}").info(text)
-    if subject in config.log.split(","):
-        print(f"stagekit.{subject}: {text}", file=sys.stderr)
 
 
 def _dump(folder: Path, name: str, number: int, entry: Entry) -> None:
