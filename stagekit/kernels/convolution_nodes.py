@@ -7,6 +7,7 @@ Both are read where they lie: an operand that only moves elements of another nod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,50 +18,68 @@ from stagekit.node import Node
 from stagekit.symbolic import Expr
 
 Factor = tuple[Expr, Expr]  # a size, and a stride in elements
+Loops = tuple[Factor, ...]
+
+_MOVES = ("permute", "flip", "reshape", "alias", "stop_gradient")
 
 
 @dataclass(frozen=True)
 class View:
-    """A node's elements in another one's memory: each axis is loops, outermost first, over it."""
+    """Elements in the memory of something else: each axis is loops, outermost first, over it."""
 
-    base: Node
     start: Expr
-    axes: tuple[tuple[Factor, ...], ...]
+    axes: tuple[Loops, ...]
 
     @staticmethod
-    def plain(node: Node) -> View:
-        """A node in its own memory."""
-        axes: list[tuple[Factor, ...]] = []
+    def plain(shape: tuple[Any, ...]) -> View:
+        """A shape in C order."""
+        axes: list[Loops] = []
         stride = Expr.of(1)
-        for size in reversed(node.type.shape):
-            axes.append(_joined([(Expr.of(size), stride)]))
+        for size in map(Expr.of, reversed(shape)):
+            axes.append(_joined([(size, stride)]))
             stride = stride * size
-        return View(node, Expr.of(0), tuple(reversed(axes)))
+        return View(Expr.of(0), tuple(reversed(axes)))
 
     @staticmethod
-    def of(node: Node) -> View:
-        """A node as a view of what its permutations, reversals and reshapes start from."""
-        name = node.op.name if node.op is not None else ""
-        if name not in ("permute", "flip", "reshape"):
-            return View.plain(node)
-        attrs, inner = dict(node.attrs), View.of(node.inputs[0])
+    def of(node: Node, base: Node) -> View | None:
+        """A node as a view of what its permutations, reversals and reshapes start from; None if it
+        is not affine.
+        """
+        if node is base:
+            return View.plain(node.type.shape)
+        assert node.op is not None
+        inner, attrs, name = View.of(node.inputs[0], base), dict(node.attrs), node.op.name
+        if inner is None:
+            return None
         if name == "permute":
-            return View(inner.base, inner.start, tuple(inner.axes[k] for k in attrs["axes"]))
+            return View(inner.start, tuple(inner.axes[k] for k in attrs["axes"]))
         if name == "flip":
             start, axes = inner.start, list(inner.axes)
             for k in attrs["axes"]:
-                start = sum(((n - 1) * s for n, s in axes[k]), start)
-                axes[k] = tuple((n, -s) for n, s in axes[k])
-            return View(inner.base, start, tuple(axes))
-        axes_ = _split([f for axis in inner.axes for f in axis], node.type.shape)
-        return View.plain(node) if axes_ is None else View(inner.base, inner.start, axes_)
+                for n, s in axes[k]:
+                    start = start + (n - 1) * s
+                axes[k] = tuple((n, s * -1) for n, s in axes[k])
+            return View(start, tuple(axes))
+        if name == "reshape":
+            split = _split([loop for axis in inner.axes for loop in axis], node.type.shape)
+            return None if split is None else View(inner.start, split)
+        return inner
 
 
-def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
+def _bases(node: Node) -> list[Node]:
+    """The nodes whose elements a node may be, the farthest first."""
+    found = [node]
+    while node.op is not None and node.op.name in _MOVES:
+        node = node.inputs[0]
+        found.insert(0, node)
+    return found
+
+
+def _joined(loops: Sequence[Factor]) -> Loops:
     """Loops that are one loop made one; loops of size 1 left out."""
     found: list[Factor] = []
-    for size, stride in factors:
-        if size == 1:
+    for size, stride in loops:
+        if size.constant == 1:
             continue
         if found and found[-1][1] == stride * size:
             found[-1] = (found[-1][0] * size, stride)
@@ -69,37 +88,43 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
     return tuple(found)
 
 
-def _split(factors: list[Factor], shape: tuple[Any, ...]) -> tuple[tuple[Factor, ...], ...] | None:
+def _split(loops: Sequence[Factor], shape: Sequence[Any]) -> tuple[Loops, ...] | None:
     """The loops dealt out to axes of the sizes of a shape; None where one is not affine."""
-    left, axes = list(_joined(factors)), []
-    for size in map(Expr.of, shape):
-        taken: list[Factor] = []
-        while size != 1:
-            if not left:
-                return None
-            inner, stride = left.pop(0)
-            common = _quotient(inner, size)
-            if common is not None:  # the axis is the outer part of a loop, or all of it
-                taken.append((size, stride * common))
-                left = ([] if common == 1 else [(common, stride)]) + left
-                break
-            rest = _quotient(size, inner)
-            if rest is None:
-                return None
-            taken.append((inner, stride))
-            size = rest
-        axes.append(_joined(taken))
-    return None if left else tuple(axes)
+    for left in (list(loops), list(_joined(loops))):
+        axes = [_dealt(left, Expr.of(size)) for size in shape]
+        if None not in axes and not left:
+            return tuple(axis for axis in axes if axis is not None)
+    return None
+
+
+def _dealt(left: list[Factor], size: Expr) -> Loops | None:
+    """The first of some loops, taken away from them, up to a size."""
+    taken: list[Factor] = []
+    while size.constant != 1:
+        if not left:
+            return None
+        inner, stride = left.pop(0)
+        common, rest = _quotient(inner, size), _quotient(size, inner)
+        if common is not None:  # the axis is the outer part of a loop, or all of it
+            taken.append((size, stride * common))
+            if common.constant != 1:
+                left.insert(0, (common, stride))
+            break
+        if rest is None:
+            return None
+        taken.append((inner, stride))
+        size = rest
+    return _joined(taken)
 
 
 def _quotient(x: Expr, y: Expr) -> Expr | None:
     """x / y where it is a whole number for all sizes."""
     if x == y:
         return Expr.of(1)
-    if x.constant is not None and y.constant is not None:
-        return Expr.of(x.constant // y.constant) if y.constant and x.constant % y.constant == 0 else None
+    if y.constant == 0:
+        return None
     quotient = x // y
-    return quotient if quotient * y == x and not (quotient.names - x.names) else None
+    return quotient if quotient * y == x else None
 
 
 @dataclass(frozen=True)
@@ -129,17 +154,16 @@ def recognize(node: Node) -> Convolution | str:
     A node that exchanges the first two axes of a kernel gradient is that gradient, too: who asks for
     it first need not make the inner node.
     """
-    name = node.op.name if node.op is not None else ""
-    if name == "permute" and dict(node.attrs)["axes"][:2] == (1, 0):
+    name, attrs = node.op.name if node.op is not None else "", dict(node.attrs)
+    found: Convolution | str | None = None
+    if name == "permute" and attrs["axes"] == (1, 0, *range(2, len(attrs["axes"]))):
         inner = node.inputs[0]
-        axes = dict(node.attrs)["axes"]
-        if axes[2:] == tuple(range(2, len(axes))) and inner.op is not None:
-            found = _gradient(inner, False) if inner.op.name == "convolution" else None
-            if found is not None:
-                return found.problem.refusal or found
-    if name != "convolution":
+        if inner.op is not None and inner.op.name == "convolution":
+            found = _gradient(inner, False)
+    elif name == "convolution":
+        found = _gradient(node, True) or _product(node)
+    if found is None:
         return "no convolution"
-    found = _gradient(node, True) or _product(node)
     return found if isinstance(found, str) else found.problem.refusal or found
 
 
@@ -167,58 +191,55 @@ def _product(node: Node) -> Convolution | str:
     if groups is None or outputs is None or channels is None:
         return "a convolution whose channels are not known"
     p = Problem(x.type.dtype, groups, channels, outputs // max(groups, 1), *axes)
-    batch, view = Expr.of(x.type.shape[0]), View.of(w)
-    weights = None if p.refusal else _weights(p, view)
-    if weights is not None:
-        return Convolution(p, batch, x, view.base, weights)
+    batch = Expr.of(x.type.shape[0])
+    for base in _bases(w) if not p.refusal else ():
+        view = View.of(w, base)
+        weights = None if view is None else _weights(p, view)
+        if weights is not None:
+            return Convolution(p, batch, x, base, weights)
     return Convolution(p, batch, x, w, Weights.plain(p))
 
 
 def _weights(p: Problem, view: View) -> Weights | None:
     """A view as weights: each axis one loop, the outputs one or (with groups) two."""
     outputs, channels, *taps = view.axes
-    group = _split(list(outputs), (p.groups, p.outputs))
+    group = _split(outputs, (p.groups, p.outputs))
     if group is None:
         return None
-    rows: list[tuple[Factor, ...]] = [*group, channels, *([()] * (2 - len(taps))), *taps]
-    if any(len(row) > 1 for row in rows):
+    rows = [*group, channels, *([()] * (2 - len(taps))), *taps]
+    numbers = [view.start.constant, *(row[0][1].constant if row else 0 for row in rows)]
+    if any(len(row) > 1 for row in rows) or None in numbers:
         return None
-    strides = [row[0][1].constant if row else 0 for row in rows]
-    start = view.start.constant
-    if start is None or any(stride is None for stride in strides):
-        return None
-    return Weights(start, *strides)  # type: ignore[arg-type]
+    return Weights(*(n for n in numbers if n is not None))
 
 
 def _gradient(node: Node, exchanged: bool) -> Convolution | None:
     """The convolution as the derivative of another one in its kernel, if it is one."""
     attrs = dict(node.attrs)
-    x, ct = View.of(node.inputs[0]), View.of(node.inputs[1])
+    x, ct = node.inputs
     groups = Expr.of(attrs["groups"]).constant
-    source, cotangent = x.base.type.shape, ct.base.type.shape
-    rank = len(node.type.shape)
-    if not groups or len(source) != rank or len(cotangent) != rank:
-        return None
-    if x.base is node.inputs[0] or ct.base is node.inputs[1]:
-        return None
-    counts = [Expr.of(shape[1]).constant for shape in (source, cotangent)]
-    channels, outputs = counts
-    if channels is None or outputs is None or channels % groups or outputs % groups:
+    channels, outputs = (Expr.of(a.type.shape[0]).constant for a in (x, ct))
+    if not groups or channels is None or outputs is None:
         return None
     # The convolution's own names: its stride is the spacing of the taps, its extent their number.
-    sizes = (source[2:], cotangent[2:], attrs["extent"], attrs["offset"], attrs["spacing"])
-    axes = _axes(list(zip(*sizes, attrs["stride"], attrs["dilation"], strict=True)))
-    if axes is None or x != _expected(x.base, groups) or ct != _expected(ct.base, 1):
+    sizes = (x.type.shape[2:], ct.type.shape[2:], attrs["extent"], attrs["offset"])
+    steps = (attrs["spacing"], attrs["stride"], attrs["dilation"])
+    axes = _axes(list(zip(*sizes, *steps, strict=True)))
+    batch = Expr.of(ct.type.shape[1])
+    if axes is None:
         return None
-    dtype = node.type.dtype
-    p = Problem(dtype, groups, channels // groups, outputs // groups, *axes)
-    return Convolution(p, Expr.of(source[0]), x.base, ct.base, None, exchanged)
+    source, cotangent = _exchanged(x, batch, groups, channels), _exchanged(ct, batch, 1, outputs)
+    if source is None or cotangent is None:
+        return None
+    p = Problem(node.type.dtype, groups, channels, outputs // groups, *axes)
+    return Convolution(p, batch, source, cotangent, None, exchanged)
 
 
-def _expected(base: Node, groups: int) -> View:
-    """A node with channels of each group first, then groups and batch in one axis."""
-    plain = View.plain(base)
-    batch, channels, *sizes = plain.axes
-    split = _split(list(channels), (groups, Expr.of(base.type.shape[1]) // groups))
-    assert split is not None
-    return View(base, plain.start, (split[1], _joined([*split[0], *batch]), *sizes))
+def _exchanged(node: Node, batch: Expr, groups: int, channels: int) -> Node | None:
+    """What has the elements of a node in memory as (batch, groups, channels, ...)."""
+    sizes = node.type.shape[2:]
+    plain = View.plain((batch, groups, channels, *sizes))
+    n, g, c, *rest = plain.axes
+    wanted = View(plain.start, (c, _joined([*g, *n]), *rest))
+    found = (base for base in _bases(node) if base is not node and View.of(node, base) == wanted)
+    return next(found, None)
