@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagekit.kernels.convolution import Axis, Code, Epilogue, Problem, Weights, product
-from stagekit.kernels.kernel_gradient import kernel_gradient
+from stagekit.kernels.convolution import Axis, Code, Epilogue, Problem, Weights
+from stagekit.kernels.convolution_gradient import kernel_gradient
+from stagekit.kernels.convolution_product import product
 from stagekit.kernels.vectors import Lanes
 from stagekit.node import Node
 from stagekit.symbolic import Expr

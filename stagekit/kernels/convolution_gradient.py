@@ -27,7 +27,6 @@ from stagekit.kernels.convolution import (
     lines,
     module,
     parallel,
-    residues,
     shares,
     table,
 )
@@ -89,7 +88,7 @@ class _Gradient:
         self.name, self.p, self.lanes = name, p, lanes
         self.s = bands(p, lanes, p.channels, SPAN, places)
         self.writer = Vectors(f"{name}.task", "ptr %frame, i64 %chunk", lanes)
-        taps = [tap for residue in residues(p) for tap in residue]
+        taps = [tap for residue in p.residues for tap in residue]
         self.offsets = [self.s.offset(y, x) for y, x in taps]
         self.numbers = [y.number * p.columns.taps + x.number for y, x in taps]
 
@@ -158,11 +157,11 @@ class _Gradient:
         for block in blocks(len(which), size):
             first = which.start + block.first
             if block.repeats == 1:
-                some = slice(first, first + block.outputs)
+                some = slice(first, first + block.size)
                 body(Reads([*self.offsets[some]], [*self.numbers[some]]))
                 continue
 
-            def loaded(k: Index, first: int = first, size: int = block.outputs) -> None:
+            def loaded(k: Index, first: int = first, size: int = block.size) -> None:
                 at = [w.add(w.mul(k, size), first + i) for i in range(size)]
                 tables = [f"{self.name}.{what}" for what in ("offsets", "numbers")]
                 offsets, numbers = ([entry(w, name, i) for i in at] for name in tables)
@@ -232,7 +231,7 @@ class _ByOutputs(_Gradient):
             rows, taps = blocks(p.channels, tile.rows), blocks(p.taps, tile.taps)
             each = sum(
                 c.repeats * k.repeats
-                * (max(tile.vectors * c.outputs * k.outputs, tile.vectors + c.outputs * k.outputs) + 2)
+                * (max(tile.vectors * c.size * k.size, tile.vectors + c.size * k.size) + 2)
                 for c in rows
                 for k in taps
             )  # fmt: skip
@@ -303,9 +302,9 @@ class _ByOutputs(_Gradient):
     def square(self, ct: str, mask: str, panels: str, block: Block, b: Index) -> None:
         """A vector of places of as many outputs, transposed."""
         w, count = self.writer, self.lanes.count
-        o = w.add(w.mul(b, block.outputs), block.first)
-        rows = [w.load(w.at(ct, w.mul(w.add(o, k), self.p.output)), mask) for k in range(block.outputs)]
-        rows += ["zeroinitializer"] * (count - block.outputs)
+        o = w.add(w.mul(b, block.size), block.first)
+        rows = [w.load(w.at(ct, w.mul(w.add(o, k), self.p.output)), mask) for k in range(block.size)]
+        rows += ["zeroinitializer"] * (count - block.size)
         size = self.tile.vectors * count
         panel, k = w.quotient(o, size), w.modulus(o, size)
         to = w.at(panels, w.add(w.mul(panel, self.panel), k))
@@ -330,7 +329,7 @@ class _ByOutputs(_Gradient):
         """The products of one tile, over all places of the band."""
         w, p, s, count = self.writer, self.p, self.s, self.lanes.count
         vectors = self.tile.vectors
-        c = w.add(w.mul(b, channels.outputs), channels.first)
+        c = w.add(w.mul(b, channels.size), channels.first)
         x = w.at(self.scratch, w.mul(c, s.channel))
 
         def row(i: str, sums: list[str]) -> list[str]:
@@ -341,7 +340,7 @@ class _ByOutputs(_Gradient):
                 at, factor = w.at(source, j), w.at(line, w.mul(j, p.columns.step * vectors * count))
                 cts = [w.load(w.at(factor, v * count)) for v in range(vectors)]
                 old, out = iter(sums), []
-                for r in range(channels.outputs):
+                for r in range(channels.size):
                     for offset in reads.offsets:
                         value = w.splat(w.scalar(w.at(w.at(at, offset), r * s.channel)))
                         out += [w.fma(value, ct, next(old)) for ct in cts]
@@ -349,9 +348,9 @@ class _ByOutputs(_Gradient):
 
             return w.sums(0, size[1], 1, sums, place)
 
-        zeros = ["zeroinitializer"] * (channels.outputs * len(reads.offsets) * vectors)
+        zeros = ["zeroinitializer"] * (channels.size * len(reads.offsets) * vectors)
         found = iter(w.sums(0, size[0], 1, zeros, row))
-        for r in range(channels.outputs):
+        for r in range(channels.size):
             for number in reads.numbers:
                 tap = w.add(w.mul(w.add(c, r), p.taps), number)
                 at = w.at(total, w.mul(tap, self.row))
@@ -379,7 +378,7 @@ class _ByColumns(_Gradient):
 
         def cycles(tile: Tile) -> int:
             return p.channels * sum(
-                o.repeats * k.repeats * (max(o.outputs * k.outputs, 4) + o.outputs + k.outputs + 3)
+                o.repeats * k.repeats * (max(o.size * k.size, 4) + o.size + k.size + 3)
                 for o in blocks(p.outputs, tile.rows)
                 for k in blocks(p.taps, tile.taps)
             )
@@ -422,7 +421,7 @@ class _ByColumns(_Gradient):
     ) -> None:
         """The products of one tile, over all places of the band."""
         w, p, s, count = self.writer, self.p, self.s, self.lanes.count
-        outputs, (height, width) = block.outputs, size
+        outputs, (height, width) = block.size, size
         o = w.add(w.mul(b, outputs), block.first)
         x, ct = w.at(self.scratch, w.mul(c, s.channel)), w.at(source, w.mul(o, p.output))
 
