@@ -208,7 +208,7 @@ def test_a_public_name_has_an_example_that_runs(name: str) -> None:
     assert runner.run(examples, out=report.append).failed == 0, "".join(report)
 
 
-@pytest.mark.parametrize("module", ["types", "kernels.reference", "ops.documentation"])
+@pytest.mark.parametrize("module", ["settings", "types", "kernels.reference", "ops.documentation"])
 def test_examples_of_modules_run(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"stagekit.{module}"))
     assert result.attempted

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from stagekit.errors import StagekitWarning
 from stagekit.graph import Graph
 from stagekit.kernels import engine
 from stagekit.kernels.plan import NativePlan
+from stagekit.node import Interned, Node
 from stagekit.plan import Plan
 from stagekit.source import stack_level
+from stagekit.symbolic import Expr, Fact, names
+from stagekit.types import TensorType
 
 
-def plan(graph: Graph) -> Plan | NativePlan:
-    """The plan for a graph. A failure of the code generator is a warning, and NumPy runs it."""
+def plan(graph: Graph, facts: Iterable[Fact]) -> Plan | NativePlan:
+    """The plan for a graph, right where the facts hold that its trace has relied on.
+
+    A failure of the code generator is a warning, and NumPy runs the graph.
+    """
     if not engine.available():
         _say_once()
         return Plan(graph)
     try:
-        return NativePlan(graph)
+        return NativePlan(settled(graph, facts))
     except Exception as error:
         warnings.warn(
             f"{graph.name}: no native code ({type(error).__name__}: {error}); NumPy runs it",
@@ -37,3 +45,79 @@ def _say_once() -> None:
         StagekitWarning,
         stacklevel=stack_level(),
     )
+
+
+# ----- sizes that are known to be equal -----------------------------------------------------------
+
+
+def settled(graph: Graph, facts: Iterable[Fact]) -> Graph:
+    """The graph with each name replaced that the facts say is another expression.
+
+    >>> n, m = Expr.named("n"), Expr.named("m")
+    >>> text = "graph f(%x: f32[n], %y: f32[m])\n  %0: f32[n] = add(%x, %y)\n  return %0\n"
+    >>> print(str(settled(Graph.parse(text), [Fact(m, "==", n, True)])).splitlines()[0])
+    graph f(%x: f32[n], %y: f32[n])
+    """
+    known = solved(facts)
+    if not known:
+        return graph
+    interned = Interned()
+    made: dict[Node, Node] = {}
+    for node in graph.inputs:
+        made[node] = interned.input(node.name, _retyped(node.type, known))
+    for node in graph.nodes:
+        types = tuple(_retyped(t, known) for t in node.types)
+        if node.op is None:
+            assert node.constant is not None
+            made[node] = interned.constant(node.constant, types[0])
+        else:
+            attrs = {key: _replaced(value, known) for key, value in node.attrs}
+            made[node] = interned.apply(node.op, tuple(made[x] for x in node.inputs), attrs, types)
+    lines = {made[n]: found for n, found in graph.lines.items() if n in made}
+    inputs, outputs, checks = (
+        tuple(made[n] for n in nodes) for nodes in (graph.inputs, graph.outputs, graph.checks)
+    )
+    return Graph(graph.name, inputs, outputs, checks, lines)
+
+
+def solved(facts: Iterable[Fact]) -> dict[str, Expr]:
+    """What names are by the equalities among some facts, each in terms of names that stay."""
+    known: dict[str, Expr] = {}
+    for left, relation, right, outcome in facts:
+        plain = isinstance(left, (int, Expr)) and isinstance(right, (int, Expr))
+        if not (outcome and relation in ("==", "same") and plain):
+            continue
+        gap = _replaced(Expr.of(left), known)
+        gap = Expr.of(gap) - _replaced(Expr.of(right), known)
+        name = _alone(gap)
+        if name is None:
+            continue
+        c = dict(gap.terms)[(name,)]
+        value = Expr.of(Expr.named(name) - gap * c)
+        known = {n: Expr.of(_replaced(e, {name: value})) for n, e in known.items()}
+        known[name] = value
+    return known
+
+
+def _alone(gap: Expr) -> str | None:
+    """A name that occurs once, by itself, so that the equation says what it is."""
+    for monomial, c in gap.terms:
+        if len(monomial) == 1 and isinstance(monomial[0], str) and c in (1, -1):
+            rest = gap - Expr({monomial: c})
+            if monomial[0] not in rest.names:
+                return monomial[0]
+    return None
+
+
+def _replaced(value: Any, known: Mapping[str, Expr]) -> Any:
+    """An attribute or size with names replaced; formulas of floats stay as they are."""
+    if isinstance(value, Expr):
+        if not value.names & known.keys():
+            return value
+        found = Expr.of(value.evaluate({n: known.get(n, Expr.named(n)) for n in names(value)}))
+        return found if found.constant is None else found.constant
+    return tuple(_replaced(v, known) for v in value) if type(value) is tuple else value
+
+
+def _retyped(type_: TensorType, known: Mapping[str, Expr]) -> TensorType:
+    return TensorType(type_.dtype, _replaced(type_.shape, known), type_.device)

@@ -213,7 +213,7 @@ def _started() -> bool:
     engine.symbol("sk_cblas_dgemm", blas.dgemm)
     engine.symbol("sk_get_blas_threads", blas.get_threads)
     engine.symbol("sk_set_blas_threads", blas.set_threads)
-    library = engine.load(engine.compile_ir(source(blas)))
+    library = engine.load(engine.compile_ir(source(blas), codegen_level=0))
     engine.symbol("sk_sgemm", library.address("sk_sgemm"))
     engine.symbol("sk_dgemm", library.address("sk_dgemm"))
     if blas.set_threads:

@@ -512,7 +512,7 @@ def _again(value: Value, known: dict[Value, Value], place: Any) -> Value:
 
     if value.op == "load":
         buffer, offset, guard = value.attr
-        return body.load(buffer, moved(offset), value.type, guard and known[guard])
+        return body.load(buffer, moved(offset), value.type, None if guard is None else known[guard])
     if value.op == "number":
         return body.number(moved(value.attr), value.type)
     if value.op == "test":

@@ -151,6 +151,8 @@ class Partition:
         assert node.op is not None
         if self.is_reshape_of(node):
             return "reshape"
+        if not _sizes_agree(node):
+            return "library"
         if node.op.name == "matmul" and self.has_blas and node.type.dtype in (float32, float64):
             return "matmul"
         return "library"
@@ -184,6 +186,8 @@ class Partition:
             return "the same bytes in another shape"
         if any(x.is_several for x in node.inputs):
             return "an operand with several results"
+        if not _sizes_agree(node):
+            return "its sizes are equal by a relation that no name can be replaced by"
         return self.refused.get(kind_of(node))
 
     def _operand_clusters(self, node: Node) -> list[Cluster]:
@@ -228,6 +232,8 @@ class Partition:
         known.update((x, self.axes[x]) for x in inside)
         trial.soft = known.keys() - set(inside)
         axes, folded = self._labelled(node, known, trial)
+        if _twice(axes):
+            trial.refusal = trial.refusal or "the same loop would stand for two axes"
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
         if refusal is not None:
             trial.undo()
@@ -340,20 +346,25 @@ class Partition:
             op.name not in IDENTITIES
         )):
             return tuple(None if n == 1 else self.fresh(n) for n in node.type.shape), []
-        return self._aligned(node, known, unite), []
+        return self._aligned(node, known, unite, trial), []
 
     def _read(self, x: Node, known: Mapping[Node, Axes]) -> Axes:
         if x in known:
             return known[x]
+        if x not in self.axes_of_read and self._is_source(x):
+            return tuple(None if n == 1 else self.fresh(n) for n in x.type.shape)
         if x not in self.axes_of_read:
             self.axes_of_read[x] = tuple(
                 None if n == 1 else self.fresh(n) for n in x.type.shape
             )
         return self.axes_of_read[x]
 
-    def _aligned(self, node: Node, known: Mapping[Node, Axes], unite: Any) -> Axes:
+    def _aligned(
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+    ) -> Axes:
         """The labels of an op on elements with broadcasting."""
-        shape, out = node.type.shape, []
+        shape = node.type.shape
+        out: list[Label | None] = []
         operands = node.inputs[:1] if node.op and node.op.name == "custom" else node.inputs
         for k, n in enumerate(shape):
             label: Label | None = None
@@ -363,6 +374,10 @@ class Partition:
                     continue
                 other = known[x][at]
                 if other is None:
+                    continue
+                if any(other.root is axis.root for axis in out if axis is not None):
+                    if trial is not None and x not in trial.soft:
+                        trial.refusal = trial.refusal or "the same loop would stand for two axes"
                     continue
                 if label is None:
                     label = other
@@ -637,6 +652,11 @@ def _united(a: Label, b: Label, of: Node | None) -> bool:
     return True
 
 
+def _twice(axes: Axes) -> bool:
+    roots = [label.root for label in axes if label is not None]
+    return len(set(roots)) < len(roots)
+
+
 def _leads(axes: Axes, out: Axes) -> bool:
     """Whether a node has the outermost axes of another: it is computed once a row."""
     mine = {label.root for label in axes if label is not None}
@@ -645,6 +665,21 @@ def _leads(axes: Axes, out: Axes) -> bool:
     while k < len(shown) and shown[k] in mine:
         k += 1
     return k > 0 and not mine & set(shown[k:])
+
+
+def _sizes_agree(node: Node) -> bool:
+    """Whether every axis of an operand is the result's axis, or 1: else indices may be wrong."""
+    op = node.op
+    assert op is not None
+    lead = 2 if op.name == "matmul" else 0
+    if not (lead or op.name == "broadcast_to" or op.family == "elementwise"):
+        return True
+    shape = node.type.shape[: len(node.type.shape) - lead]
+    for x in node.inputs:
+        own = x.type.shape[: len(x.type.shape) - lead]
+        if any(n != 1 and n != m for n, m in zip(own[::-1], shape[::-1], strict=False)):
+            return False
+    return not lead or node.inputs[0].type.shape[-1] == node.inputs[1].type.shape[-2]
 
 
 def _contiguous(node: Node) -> View:

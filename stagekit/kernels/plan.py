@@ -102,7 +102,7 @@ class Steps:
         for k, node in enumerate(self.graph.inputs):
             self._named(node, f"in{k}")
         for node in self.graph.nodes:
-            if node.constant is not None and node.constant.size != 1:
+            if node.constant is not None:
                 name = f"constant{len(self.constants)}"
                 self.constants[name] = node.constant
                 self._named(node, name)
@@ -156,7 +156,10 @@ class Steps:
             for found in labelled.values() for label in found if label is not None
         }  # fmt: skip
         mine = set(cluster.nodes)
-        memory = {node: name for node, name in self.buffers.items() if node not in mine}
+        memory = {
+            node: name for node, name in self.buffers.items()
+            if node not in mine and not (node.constant is not None and node.constant.size == 1)
+        }  # fmt: skip
         lowering = Lowering(memory, axes, extents)
         targets = [self._target(node, axes[node], lowering) for node in cluster.roots]
         targets = self._with_checks(targets, lowering)

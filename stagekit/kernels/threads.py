@@ -297,12 +297,12 @@ def source(machine: str | None) -> str:
 def _started() -> int:
     machine = platform.machine() if sys.platform == "linux" else None
     machine = machine if machine in _MACHINES else None
-    library = engine.load(engine.compile_ir(source(machine)))
+    library = engine.load(engine.compile_ir(source(machine), codegen_level=0))
     parallel = library.address("sk_parallel")
     engine.symbol("sk_parallel", parallel)
     if machine is not None:
         threads = ctypes.c_int64.from_address(library.address("sk_threads"))
-        when_set("num_threads", lambda number: setattr(threads, "value", number))
+        when_set("num_threads", lambda number: setattr(threads, "value", max(1, number)))
         os.register_at_fork(after_in_child=ctypes.CFUNCTYPE(None)(library.address("sk_forked")))
     # Workers stand in this code until the process is gone, longer than Python lives.
     library.keep()

@@ -71,7 +71,7 @@ class ConcreteFunction:
     @cached_property
     def plan(self) -> Plan | NativePlan:
         """The steps that a call runs: native code, or NumPy's where there is none."""
-        return backend.plan(self.optimized)
+        return backend.plan(self.optimized, self.facts.known)
 
     def cost(self) -> Cost:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
