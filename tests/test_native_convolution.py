@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import engine, threads
+from stagekit.kernels import convolution_gradient, convolution_product, engine, threads
 from stagekit.kernels.convolution import Axis, Code, Place, Problem, Weights, bands
 from stagekit.kernels.convolution_gradient import _ByColumns as GradientByColumns
 from stagekit.kernels.convolution_gradient import _ByOutputs as GradientByOutputs
@@ -183,10 +183,20 @@ CASES = {
     "one row": (3, Problem(F32, 1, 4, 12, axis(1, 1), axis(50, 5, 4, 0))),
     "bands of columns": (1, Problem(F32, 1, 300, 3, axis(1, 1), axis(700, 3, 1, 1))),
     "bands of rows": (1, Problem(F32, 1, 70, 3, axis(60, 3, 1, 1), axis(40, 3, 1, 1))),
+    "wide kernel": (1, Problem(F32, 1, 2, 3, axis(5, 2, 1, 1), axis(24, 41, 30, 30))),
+    "whole vectors": (1, Problem(F32, 2, 1, 1, axis(56, 3, 1, 1), axis(56, 3, 1, 1))),
     "nothing but padding": (1, Problem(F32, 1, 2, 3, axis(3, 2, 9, -4), axis(4, 2, 8, 0))),
 }  # fmt: skip
 
 
+@pytest.fixture
+def one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bands by one chunk, whose scratch ends at the guard."""
+    for module in (convolution_product, convolution_gradient):
+        monkeypatch.setattr(module, "PARTS", 1)
+
+
+@pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("way", [ProductByColumns, ProductByOutputs])
 def test_the_product(way: Any, name: str) -> None:
@@ -200,6 +210,7 @@ def test_the_product(way: Any, name: str) -> None:
         check(call(x, w, ct, at_end=at_end), forward, p, x, w)
 
 
+@pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("way", [GradientByColumns, GradientByOutputs])
 def test_the_kernel_gradient(way: Any, name: str) -> None:
@@ -221,10 +232,11 @@ def random_axis(rng: np.random.Generator) -> Axis:
     return found if found.extent > 0 else random_axis(rng)
 
 
+@pytest.mark.usefixtures("one_part")
 def test_random_problems(full: bool) -> None:
     """Any strides, paddings, dilations and groups, as `product` and `kernel_gradient` choose."""
     rng = np.random.default_rng(7)
-    for k in range(400 if full else 12):
+    for k in range(400 if full else 8):
         groups, channels, outputs = (int(rng.integers(1, n)) for n in (4, 9, 40))
         p = Problem((F32, F64)[k % 2], groups, channels, outputs, random_axis(rng), random_axis(rng))
         lanes = Lanes.of(p.dtype, WIDTHS[k % len(WIDTHS)])
@@ -238,11 +250,14 @@ def test_random_problems(full: bool) -> None:
 
 def test_long_sums_stay_accurate() -> None:
     """Sums of some thousand numbers of one sign: where errors add up most."""
-    p = Problem(F32, 1, 256, 16, axis(12, 3, 1, 1), axis(12, 3, 1, 1))
     lanes = Lanes.of(F32, engine.vector_bytes())
-    x, w, ct = (abs(a) for a in operands(p, 40))
+    p = Problem(F32, 1, 512, 16, axis(7, 3, 1, 1), axis(7, 3, 1, 1))
+    x, w, ct = (abs(a) for a in operands(p, 2))
     check(Built(product("kernel", p, lanes, Weights.plain(p)))(x, w, ct), forward, p, x, w)
-    check(Built(kernel_gradient("kernel", p, lanes))(x, ct, w), backward, p, x, ct)
+    for outputs in (4, 16):
+        p = Problem(F32, 1, 2, outputs, axis(12, 3, 1, 1), axis(12, 3, 1, 1))
+        x, w, ct = (abs(a) for a in operands(p, 500))
+        check(Built(kernel_gradient("kernel", p, lanes))(x, ct, w), backward, p, x, ct)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

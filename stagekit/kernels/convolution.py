@@ -252,9 +252,14 @@ class Scratch:
         phase = y % rows.phases * columns.phases + x % columns.phases
         return phase * self.plane + y // rows.phases * self.pitch + x // columns.phases
 
+    @property
+    def places(self) -> int:
+        """From a band's first output to its last, both counted."""
+        return (self.height - 1) * self.pitch + self.width
+
     def bytes(self, channels: int, places: int) -> int:
-        """The size for some channels; `places` from the first one on may be read at each tap."""
-        beyond = max(0, places - self.height * self.pitch) + self.lanes.count
+        """The size for some channels, where so many places may be read at each tap."""
+        beyond = max(0, places - self.places)
         return lines((channels * self.channel + beyond) * self.lanes.bytes)
 
 

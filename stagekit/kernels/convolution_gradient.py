@@ -100,7 +100,7 @@ class _Gradient:
         wanted = -(-CHUNKS // (self.parts * p.groups))
         split = max(n for n in range(1, wanted + 1) if p.channels % n == 0)
         self.channels, self.pieces = p.channels // split, p.groups * split
-        self.inputs = self.s.bytes(self.channels, self.s.height * self.s.pitch + self.lanes.count)
+        self.inputs = self.s.bytes(self.channels, self.s.places)
         self.each = self.inputs + self.extra()
         self.task()
         gather, driver = self.gather(exchanged), Vectors(self.name, "ptr %frame", self.lanes, "")

@@ -61,7 +61,7 @@ class _Product:
     """
 
     blocks: list[Block]
-    beyond: int  # places of a band that may be read
+    places: int  # of a band that may be read
     results: int  # elements of a block's results
 
     def __init__(self, name: str, s: Scratch, epilogue: Epilogue | None) -> None:
@@ -84,7 +84,7 @@ class _Product:
         self.group = sum(self.row(block) * block.repeats for block in self.blocks)
         self.group *= p.channels * self.taps
         self.packed = lines(p.groups * self.group * s.lanes.bytes)
-        self.inputs = s.bytes(p.channels, self.beyond)
+        self.inputs = s.bytes(p.channels, self.places)
         self.each = self.inputs + lines(self.results * s.lanes.bytes)
         self.task()
         driver = Vectors(name, "ptr %frame", s.lanes, linkage="")
@@ -223,9 +223,10 @@ class _ByColumns(_Product):
         super().__init__(name, s, epilogue)
         self.blocks = blocks(self.p.outputs, 8 if s.lanes.registers == 32 else 4)
         rooms = [self.room(block) for block in self.blocks]
-        self.beyond = max(rooms)
+        self.places = max(rooms)
         most = max(b.size * room for b, room in zip(self.blocks, rooms, strict=True))
-        self.results = most * len(self.p.columns.residues)
+        # Rows are read back in whole vectors.
+        self.results = most * len(self.p.columns.residues) + s.lanes.count
 
     def row(self, block: Block) -> int:
         return block.size
@@ -236,7 +237,7 @@ class _ByColumns(_Product):
 
     def needed(self) -> int:
         """The vectors of a band's places."""
-        return -(-((self.s.height - 1) * self.s.pitch + self.s.width) // self.s.lanes.count)
+        return -(-self.s.places // self.s.lanes.count)
 
     def vectors(self, block: Block) -> int:
         """How many of them are computed at a time: what registers hold and rows make use of."""
@@ -338,7 +339,7 @@ class _ByOutputs(_Product):
         self.vectors, self.most = self.shape(vectors)
         self.width = self.vectors * s.lanes.count
         self.blocks = blocks(self.p.outputs, self.width)
-        self.beyond = s.height * s.pitch
+        self.places = s.places
         self.pitch = s.width * self.p.columns.step
         self.results = (s.height * self.pitch + s.lanes.count) * self.width
 
