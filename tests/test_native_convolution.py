@@ -1,4 +1,4 @@
-"""Convolutions as machine code: against float64 (longdouble) sums, on memory between guard pages."""
+"""Convolutions as machine code: against sums in more precision, on memory between guard pages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ import pytest
 import stagekit as sk
 from stagekit.kernels import convolution_gradient, convolution_product, engine, threads
 from stagekit.kernels.convolution import Axis, Code, Place, Problem, Weights, bands
-from stagekit.kernels.convolution_gradient import _ByColumns as GradientByColumns
-from stagekit.kernels.convolution_gradient import _ByOutputs as GradientByOutputs
 from stagekit.kernels.convolution_gradient import kernel_gradient
 from stagekit.kernels.convolution_nodes import Convolution, recognize
-from stagekit.kernels.convolution_product import _ByColumns as ProductByColumns
-from stagekit.kernels.convolution_product import _ByOutputs as ProductByOutputs
 from stagekit.kernels.convolution_product import product
 from stagekit.kernels.vectors import Lanes, Vectors
 from stagekit.op import OPS
@@ -112,7 +108,7 @@ def columns(p: Problem, x: Array) -> Iterator[tuple[int, int, Array]]:
             out = x
             for number, a, place in ((3, p.rows, k), (4, p.columns, l)):
                 at = a.offset + a.stride * np.arange(a.extent) + a.spacing * place
-                hit = (at % a.dilation == 0) & (0 <= at) & (at < a.size * a.dilation)
+                hit = (at % a.dilation == 0) & (at >= 0) & (at < a.size * a.dilation)
                 out = np.take(out, np.where(hit, at // a.dilation, 0), axis=number)
                 out = np.where(hit.reshape(-1, *[1] * (4 - number)), out, 0)
             yield k, l, out
@@ -174,7 +170,9 @@ CASES = {
     "uneven padding": (2, Problem(F64, 1, 3, 10, axis(8, 4, 0, 3), axis(9, 2, 5, 1))),
     "cut": (2, Problem(F32, 1, 3, 10, axis(9, 3, -2, -1), axis(9, 2, -3, 2))),
     "spaced taps": (2, Problem(F32, 1, 3, 10, axis(14, 3, 2, 2, 1, 2), axis(15, 3, 3, 3, 2, 3))),
-    "dilated input": (2, Problem(F32, 1, 6, 18, axis(7, 3, 1, 2, 1, 1, 2), axis(6, 4, 2, 2, 1, 1, 2))),
+    "dilated input": (
+        2, Problem(F32, 1, 6, 18, axis(7, 3, 1, 2, 1, 1, 2), axis(6, 4, 2, 2, 1, 1, 2)),
+    ),
     "holes": (2, Problem(F64, 1, 3, 7, axis(5, 2, 1, 1, 1, 1, 3), axis(5, 1, 0, 0, 2, 1, 4))),
     "all at once": (2, Problem(F32, 2, 3, 5, axis(7, 3, 1, 3, 3, 2, 2), axis(8, 2, 4, 0, 2, 3, 3))),
     "groups": (3, Problem(F32, 3, 2, 4, axis(9, 3, 1, 1), axis(9, 3, 1, 1))),
@@ -198,7 +196,7 @@ def one_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", [ProductByColumns, ProductByOutputs])
+@pytest.mark.parametrize("way", [convolution_product.ByColumns, convolution_product.ByOutputs])
 def test_the_product(way: Any, name: str) -> None:
     """Both kernels, whichever is faster; vectors of each width in turn."""
     batch, p = CASES[name]
@@ -212,7 +210,7 @@ def test_the_product(way: Any, name: str) -> None:
 
 @pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", [GradientByColumns, GradientByOutputs])
+@pytest.mark.parametrize("way", [convolution_gradient.ByColumns, convolution_gradient.ByOutputs])
 def test_the_kernel_gradient(way: Any, name: str) -> None:
     """Both kernels; that of columns is not for dilated inputs."""
     batch, p = CASES[name]
@@ -238,7 +236,8 @@ def test_random_problems(full: bool) -> None:
     rng = np.random.default_rng(7)
     for k in range(400 if full else 8):
         groups, channels, outputs = (int(rng.integers(1, n)) for n in (4, 9, 40))
-        p = Problem((F32, F64)[k % 2], groups, channels, outputs, random_axis(rng), random_axis(rng))
+        axes = random_axis(rng), random_axis(rng)
+        p = Problem((F32, F64)[k % 2], groups, channels, outputs, *axes)
         lanes = Lanes.of(p.dtype, WIDTHS[k % len(WIDTHS)])
         x, w, ct = operands(p, int(rng.integers(1, 4)))
         check(Built(product("kernel", p, lanes, Weights.plain(p)))(x, w, ct), forward, p, x, w)
@@ -263,8 +262,8 @@ def test_long_sums_stay_accurate() -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     p = Problem(F32, 1, 6, 16, axis(14, 5), axis(14, 5))
     lanes = Lanes.of(F32, engine.vector_bytes())
-    calls = Built(product("kernel", p, lanes, Weights.plain(p))), Built(kernel_gradient("kernel", p, lanes))
-    x, w, ct = operands(p, 37)
+    codes = product("kernel", p, lanes, Weights.plain(p)), kernel_gradient("kernel", p, lanes)
+    calls, (x, w, ct) = [Built(code) for code in codes], operands(p, 37)
     found = []
     for number in (1, 2, 3):
         config.num_threads = number
@@ -283,7 +282,8 @@ def test_an_epilogue_sees_where_it_writes(outputs: int) -> None:
         more = w.load(w.at(w.word(place.frame, 6), place.offset), place.mask)
         total = w.fadd(w.fadd(value, bias), more)
         over = w.emit(f"fcmp ogt {kind} {total}, zeroinitializer")
-        return w.emit(f"select <{w.lanes.count} x i1> {over}, {kind} {total}, {kind} zeroinitializer")
+        flags = f"<{w.lanes.count} x i1>"
+        return w.emit(f"select {flags} {over}, {kind} {total}, {kind} zeroinitializer")
 
     lanes = Lanes.of(F32, engine.vector_bytes())
     call = Built(product("kernel", p, lanes, Weights.plain(p), epilogue))

@@ -19,6 +19,7 @@ from stagekit.types import DType
 
 PARTS = 16  # chunks at most, each with scratch of its own
 MOST_TAPS = 512
+MOST_SIZE = 1 << 30
 MOST_STRIDE = 16
 MOST_DILATION = 8
 
@@ -137,6 +138,8 @@ class Problem:
             return f"convolution of {self.dtype}"
         if 0 in (self.groups, self.channels, self.outputs, *sizes):
             return "an operand of a convolution is empty"
+        if max(sizes) > MOST_SIZE:
+            return f"an axis of more than {MOST_SIZE} elements"
         if self.taps > MOST_TAPS:
             return f"more than {MOST_TAPS} taps"
         if max(a.phases for a in axes) > MOST_STRIDE:

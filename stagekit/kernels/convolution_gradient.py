@@ -2,10 +2,10 @@
 over images and places instead of channels.
 
 dw[o, c, k] is the sum over images and outputs t of ct[n, o, t] x[n, c, place(t, k)]. The input lies
-in the same padded scratch. With outputs as lanes the cotangent is transposed there, too, and each
-input element is spread over the lanes: a product of matrices in which no column matrix is made. With
-columns as lanes (few outputs in a group) both are read in rows. The images are shared out among a
-fixed number of parts, whose totals are added at the end: the result is that of any number of threads.
+in the same padded scratch. Either outputs are lanes: the cotangent is transposed, and single places
+of the input are multiplied by vectors of it, a product of matrices of which none is made of windows.
+Or columns are (for few outputs in a group), and both are read in rows. The images are shared out
+among a number of parts that no number of threads changes; their totals are added at the end.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def kernel_gradient(name: str, p: Problem, lanes: Lanes, exchanged: bool = False
     """
     if p.refusal:
         raise ValueError(p.refusal)
-    by_outputs, by_columns = _ByOutputs.cycles(p, lanes), _ByColumns.cycles(p, lanes)
-    return (_ByOutputs if by_outputs <= by_columns else _ByColumns)(name, p, lanes).code(exchanged)
+    by_outputs, by_columns = ByOutputs.cycles(p, lanes), ByColumns.cycles(p, lanes)
+    return (ByOutputs if by_outputs <= by_columns else ByColumns)(name, p, lanes).code(exchanged)
 
 
 def _tap_counts(p: Problem) -> list[int]:
@@ -78,11 +78,12 @@ class Reads(NamedTuple):
 class _Gradient:
     """Writes the tasks of one derivative: a chunk is some images, and some channels of a group.
 
-    Totals lie as [part][group][channel][tap][`row` elements].
+    Totals lie as [part][group][channel][tap], `row` elements each: vectors of some outputs.
     """
 
     tile: Tile
     row: int
+    outputs: int  # whose totals lie in one vector
 
     def __init__(self, name: str, p: Problem, lanes: Lanes, places: int) -> None:
         self.name, self.p, self.lanes = name, p, lanes
@@ -104,11 +105,8 @@ class _Gradient:
         self.each = self.inputs + self.extra()
         self.task()
         gather, driver = self.gather(exchanged), Vectors(self.name, "ptr %frame", self.lanes, "")
-        parts = self.used(driver)
-        chunks = driver.mul(parts, self.pieces)
-        parallel(driver, f"{self.name}.task", chunks)
-        count = p.groups * p.channels
-        parallel(driver, f"{self.name}.gather", count)
+        parallel(driver, f"{self.name}.task", driver.mul(self.used(driver), self.pieces))
+        parallel(driver, f"{self.name}.gather", p.groups * p.channels)
         tables = [
             table(f"{self.name}.offsets", self.offsets), table(f"{self.name}.numbers", self.numbers)
         ]  # fmt: skip
@@ -132,9 +130,7 @@ class _Gradient:
         first = w.mul(w.modulus(piece, split), self.channels)
         self.channel = w.add(w.mul(self.group, p.channels), first)
         self.x, self.ct, scratch = (w.word("%frame", k) for k in (0, 1, 3))
-        self.scratch = w.byte(
-            scratch, w.add(w.mul("%chunk", self.each), self.parts * self.totals)
-        )
+        self.scratch = w.byte(scratch, w.add(w.mul("%chunk", self.each), self.parts * self.totals))
         row = w.mul(self.channel, p.taps * self.row)
         self.total = w.at(w.byte(scratch, w.mul(part, self.totals)), row)
         size = w.mul(self.channels, p.taps * self.row)
@@ -175,7 +171,7 @@ class _Gradient:
         w.store(w.fadd(w.load(at), value), at)
 
     def gather(self, exchanged: bool) -> Vectors:
-        """`void @NAME.gather(ptr %frame, i64 %channel)`: a channel's totals, added to the result."""
+        """`void @NAME.gather(ptr %frame, i64 %channel)`: a channel's totals, added up."""
         w, p = Vectors(f"{self.name}.gather", "ptr %frame, i64 %channel", self.lanes), self.p
         source = w.at(w.word("%frame", 3), w.mul("%channel", p.taps * self.row))
         group, channel = w.quotient("%channel", p.channels), w.modulus("%channel", p.channels)
@@ -184,16 +180,22 @@ class _Gradient:
         start = w.add(w.mul(group, p.outputs * output), w.mul(channel, inner))
         result, parts = w.at(w.word("%frame", 2), start), self.used(w)
 
+        def vector(k: Index, block: Block, b: Index) -> None:
+            o = w.add(w.mul(b, block.size), block.first)
+            v = w.mul(w.quotient(o, self.outputs), self.lanes.count)
+            at = w.at(source, w.add(w.mul(k, self.row), v))
+
+            def add(part: str, old: list[str]) -> list[str]:
+                return [w.fadd(old[0], w.load(w.byte(at, w.mul(part, self.totals))))]
+
+            (total,) = w.sums(0, parts, 1, ["zeroinitializer"], add)
+            to = w.at(result, w.add(w.mul(o, output), k))
+            for l, value in enumerate(self.results(w, total, block.size)):
+                w.put(value, w.at(to, l * output))
+
         def tap(k: Index) -> None:
-            for v in range(self.row // self.lanes.count):
-                at = w.at(source, w.add(w.mul(k, self.row), v * self.lanes.count))
-
-                def add(part: str, old: list[str], at: str = at) -> list[str]:
-                    return [w.fadd(old[0], w.load(w.byte(at, w.mul(part, self.totals))))]
-
-                (total,) = w.sums(0, parts, 1, ["zeroinitializer"], add)
-                for o, value in self.results(w, v, total):
-                    w.put(value, w.at(result, w.add(k, o * output)))
+            for block in blocks(p.outputs, self.outputs):
+                w.each(0, block.repeats, 1, partial(vector, k, block))
 
         w.each(0, p.taps, 1, tap)
         return w
@@ -206,18 +208,18 @@ class _Gradient:
         """Add one band's products to the totals; `ct` is its image's cotangent."""
         raise NotImplementedError
 
-    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
-        """The outputs, and their sums, that lie in the vector `v` of a row of totals."""
+    def results(self, w: Vectors, total: str, outputs: int) -> list[str]:
+        """The sums of the outputs that one vector of totals has."""
         raise NotImplementedError
 
 
-class _ByOutputs(_Gradient):
+class ByOutputs(_Gradient):
     """Outputs as lanes: for each place, elements of the input times vectors of the cotangent."""
 
     def __init__(self, name: str, p: Problem, lanes: Lanes) -> None:
         super().__init__(name, p, lanes, PLACES)
         self.vectors = -(-p.outputs // lanes.count)
-        self.row = self.vectors * lanes.count
+        self.row, self.outputs = self.vectors * lanes.count, lanes.count
         self.tile = self.tiles(p, lanes)[1]
         self.places = self.s.height * p.rows.step * self.s.width * p.columns.step + lanes.count
         self.panel = self.places * self.tile.vectors * lanes.count
@@ -253,7 +255,7 @@ class _ByOutputs(_Gradient):
         """About what one image takes."""
         vectors = -(-p.outputs // lanes.count)
         transposing = 6 * vectors * p.output
-        return _ByOutputs.tiles(p, lanes)[0] * p.rows.count * p.columns.count + transposing
+        return ByOutputs.tiles(p, lanes)[0] * p.rows.count * p.columns.count + transposing
 
     def extra(self) -> int:
         return lines(self.vectors // self.tile.vectors * self.panel * self.lanes.bytes)
@@ -291,8 +293,9 @@ class _ByOutputs(_Gradient):
 
             def vector(j: Index) -> None:
                 mask = w.within(0, w.least(w.sub(width, j), count))
+                to = w.at(panels, w.mul(w.add(row, j), size))
                 for block in blocks(p.outputs, count):
-                    some = partial(self.square, w.at(read, j), mask, w.at(panels, w.mul(w.add(row, j), size)), block)
+                    some = partial(self.square, w.at(read, j), mask, to, block)
                     w.each(0, block.repeats, 1, some)
 
             w.each(0, width, count, vector)
@@ -303,7 +306,8 @@ class _ByOutputs(_Gradient):
         """A vector of places of as many outputs, transposed."""
         w, count = self.writer, self.lanes.count
         o = w.add(w.mul(b, block.size), block.first)
-        rows = [w.load(w.at(ct, w.mul(w.add(o, k), self.p.output)), mask) for k in range(block.size)]
+        first = w.at(ct, w.mul(o, self.p.output))
+        rows = [w.load(w.at(first, k * self.p.output), mask) for k in range(block.size)]
         rows += ["zeroinitializer"] * (count - block.size)
         size = self.tile.vectors * count
         panel, k = w.quotient(o, size), w.modulus(o, size)
@@ -357,19 +361,17 @@ class _ByOutputs(_Gradient):
                 for v in range(vectors):
                     self.add(w.at(at, v * count), next(found))
 
-    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
-        count = self.lanes.count
-        lanes = range(min(count, self.p.outputs - v * count))
+    def results(self, w: Vectors, total: str, outputs: int) -> list[str]:
         take = f"extractelement {self.lanes.vector} {total}, i32"
-        return [(v * count + l, w.emit(f"{take} {l}")) for l in lanes]
+        return [w.emit(f"{take} {l}") for l in range(outputs)]
 
 
-class _ByColumns(_Gradient):
+class ByColumns(_Gradient):
     """Columns as lanes: rows of the input times rows of the cotangent, lane by lane."""
 
     def __init__(self, name: str, p: Problem, lanes: Lanes) -> None:
         super().__init__(name, p, lanes, PLACES * lanes.count)
-        self.row = p.outputs * lanes.count
+        self.row, self.outputs = p.outputs * lanes.count, 1
         self.tile = self.tiles(p, lanes)[1]
 
     @staticmethod
@@ -398,7 +400,7 @@ class _ByColumns(_Gradient):
         if max(p.rows.step, p.columns.step) > 1:
             return float("inf")
         vectors = p.rows.extent * -(-p.columns.extent // lanes.count)
-        return _ByColumns.tiles(p, lanes)[0] * vectors
+        return ByColumns.tiles(p, lanes)[0] * vectors
 
     def band(self, band: Band, ct: str) -> None:
         w, p, s = self.writer, self.p, self.s
@@ -450,5 +452,5 @@ class _ByColumns(_Gradient):
             for v in range(outputs):
                 self.add(w.at(at, v * count), next(found))
 
-    def results(self, w: Vectors, v: int, total: str) -> list[tuple[int, str]]:
-        return [(v, w.total(total))]
+    def results(self, w: Vectors, total: str, outputs: int) -> list[str]:
+        return [w.total(total)]

@@ -152,8 +152,8 @@ class Convolution:
 def recognize(node: Node) -> Convolution | str:
     """The convolution that a node is, or why no kernel is generated for it.
 
-    A node that exchanges the first two axes of a kernel gradient is that gradient, too: who asks for
-    it first need not make the inner node.
+    A node that exchanges the first two axes of a kernel gradient is that gradient, too: who asks
+    for it first need not make the inner node.
     """
     name, attrs = node.op.name if node.op is not None else "", dict(node.attrs)
     found: Convolution | str | None = None

@@ -1,10 +1,10 @@
 """Convolutions as LLVM code: `product` writes x * w, and so the derivative in x.
 
-A call packs the weights, [block of outputs][channel][tap][output of the block], so that the
-derivative in x reads the same weights in another order. Then it takes the images band by band, with
-columns as lanes (an image's places are one run, with a few to leave out at the end of each row:
-vectors of it times single weights) or with outputs as lanes (single places times vectors of weights;
-the results are transposed). Either way some 24 sums stay in registers while channels and taps go by.
+A call packs the weights, [block of outputs][channel][tap][output of the block]; the derivative in x
+reads the same weights in another order. Then it takes the images band by band. Either columns are
+lanes: an image's places are one run, with a few to leave out at the end of each row, and vectors of
+it are multiplied by single weights. Or outputs are: single places are multiplied by vectors of
+weights, and the results transposed. Some 24 sums stay in registers while channels and taps go by.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from stagekit.kernels.vectors import Index, Lanes, Vectors
 
 TERMS = 128  # what one register adds up before its total is added to others
 SPAN = 384 << 10  # bytes of padded input that stay in a core's cache
+WORK = 1 << 25  # products that are worth a band of their own,
+PLACES = 1 << 10  # in bands of no fewer places
 SQUARE = 100  # cycles to transpose as many vectors as there are lanes
 
 
@@ -49,8 +51,9 @@ def product(
     """
     if p.refusal:
         raise ValueError(p.refusal)
-    s = bands(p, lanes, p.channels, SPAN, 1 << 16)
-    ways = _ByOutputs(name, s, epilogue), _ByColumns(name, s, epilogue)
+    places = max(PLACES, WORK // (p.channels * p.outputs * p.taps))
+    s = bands(p, lanes, p.channels, SPAN, places)
+    ways = ByOutputs(name, s, epilogue), ByColumns(name, s, epilogue)
     return min(ways, key=lambda way: way.cycles()).code(weights)
 
 
@@ -115,22 +118,28 @@ class _Product:
         source = w.at(w.word("%frame", 1), w.add(w.mul(group, weights.group), weights.start))
         target = w.at(w.word("%frame", 3), w.mul(group, self.group))
 
-        def tap(block: Block, start: str, to: str, c: Index, k: Index) -> None:
-            place = w.add(w.mul(c, weights.channel), entry(w, f"{self.name}.taps", k))
-            read, size = w.at(start, place), self.row(block)
-            write = w.at(to, w.mul(w.add(w.mul(c, self.taps), k), size))
+        def taps(read: str, write: str, size: int, c: Index, i: Index) -> None:
+            start = w.at(read, w.add(w.mul(c, weights.channel), w.mul(i, weights.output)))
+            to = w.at(write, w.add(w.mul(c, self.taps * size), i))
 
-            def copy(i: Index) -> None:
-                w.put(w.scalar(w.at(read, w.mul(i, weights.output))), w.at(write, i))
+            def copy(k: Index) -> None:
+                value = w.scalar(w.at(start, entry(w, f"{self.name}.taps", k)))
+                w.put(value, w.at(to, w.mul(k, size)))
 
-            w.each(0, block.size, 1, copy)
-            w.each(block.size, size, 1, lambda i: w.put("0.0", w.at(write, i)))
+            w.each(0, self.taps, 1, copy)
 
         def one(block: Block, b: Index) -> None:
-            o = w.add(w.mul(b, block.size), block.first)
-            to = w.at(target, w.mul(o, p.channels * self.taps))
-            row = partial(tap, block, w.at(source, w.mul(o, weights.output)), to)
-            w.each(0, p.channels, 1, lambda c: w.each(0, self.taps, 1, partial(row, c)))
+            o, size = w.add(w.mul(b, block.size), block.first), self.row(block)
+            write = w.at(target, w.mul(o, p.channels * self.taps))
+            some = partial(taps, w.at(source, w.mul(o, weights.output)), write, size)
+            if abs(weights.output) > abs(weights.channel):  # what lies together is read together
+                w.each(0, block.size, 1, lambda i: w.each(0, p.channels, 1, lambda c: some(c, i)))
+            else:
+                w.each(0, p.channels, 1, lambda c: w.each(0, block.size, 1, partial(some, c)))
+            if block.size < size:
+                rest = partial(w.each, block.size, size, 1)
+                rows = lambda k: rest(lambda i: w.put("0.0", w.at(write, w.add(w.mul(k, size), i))))
+                w.each(0, p.channels * self.taps, 1, rows)
 
         before = 0
         for block in self.blocks:  # of which one has this chunk
@@ -216,7 +225,7 @@ class _Product:
         return self.writer.mul(self.writer.add(images, channel), self.p.output)
 
 
-class _ByColumns(_Product):
+class ByColumns(_Product):
     """Columns as lanes. Results lie as [residue of columns][output][place]."""
 
     def __init__(self, name: str, s: Scratch, epilogue: Epilogue | None) -> None:
@@ -256,7 +265,7 @@ class _ByColumns(_Product):
     def accumulate(
         self, block: Block, weights: str, taps: range, residue: int, size: tuple[Index, Index]
     ) -> None:
-        w, p, s = self.writer, self.p, self.s
+        w, s = self.writer, self.s
         count, room, vectors = s.lanes.count, self.room(block), self.vectors(block)
         sums = w.at(self.sums, residue * block.size * room)
         each = [(o, v) for o in range(block.size) for v in range(vectors)]
@@ -330,7 +339,7 @@ class _ByColumns(_Product):
         w.each(0, size, width, vector)
 
 
-class _ByOutputs(_Product):
+class ByOutputs(_Product):
     """Outputs as lanes. Results lie as [place][output], places as in the result itself."""
 
     def __init__(self, name: str, s: Scratch, epilogue: Epilogue | None) -> None:
@@ -434,7 +443,7 @@ class _ByOutputs(_Product):
         return w.sums(0, len(taps), 1, sums, tap)
 
     def write(self, band: Band, o: Index, rows: Residue, height: Index, block: Block) -> None:
-        w, p, s, count = self.writer, self.p, self.s, self.s.lanes.count
+        w, p, count = self.writer, self.p, self.s.lanes.count
         left = w.mul(band.column, p.columns.step)
         width = w.least(self.pitch, w.sub(p.columns.extent, left))
         if p.rows.step == 1 and self.pitch == p.columns.extent:  # rows follow each other: one row
