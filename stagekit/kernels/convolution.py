@@ -274,13 +274,13 @@ def bands(p: Problem, lanes: Lanes, channels: int, span: int, places: int) -> Sc
         wide = min(wide, max(4 * lanes.count, area // (1 + p.rows.reach) - p.columns.reach))
     high = area // (wide + p.columns.reach) - p.rows.reach
     high = max(1, min(p.rows.count, places // wide, high))
-    return Scratch(p, lanes, _even(p.rows.count, high), _even(p.columns.count, wide))
+    return Scratch(p, lanes, even(p.rows.count, high), even(p.columns.count, wide))
 
 
-def _even(size: int, most: int) -> int:
+def even(size: int, most: int) -> int:
     """The size of parts of about one size.
 
-    >>> _even(28, 20)
+    >>> even(28, 20)
     14
     """
     return -(-size // -(-size // most))

@@ -26,6 +26,7 @@ from stagekit.kernels.convolution import (
     bands,
     blocks,
     entry,
+    even,
     fill,
     lines,
     module,
@@ -39,6 +40,7 @@ TERMS = 128  # what one register adds up before its total is added to others
 SPAN = 384 << 10  # bytes of padded input that stay in a core's cache
 WORK = 1 << 25  # products that are worth a band of their own,
 PLACES = 1 << 10  # in bands of no fewer places
+WEIGHTS = 512 << 10  # bytes of weights that stay in a core's cache
 SQUARE = 100  # cycles to transpose as many vectors as there are lanes
 
 
@@ -58,9 +60,10 @@ def product(
 
 
 class _Product:
-    """Writes the tasks of one convolution: packing, and some bands of images.
+    """Writes the tasks of one convolution: packing, and some pieces of bands of images.
 
-    `blocks` are the outputs of a group, of which `row(block)` numbers are packed for each tap.
+    `blocks` are the outputs of a group, of which `row(block)` numbers are packed for each tap. A
+    piece is some of them.
     """
 
     blocks: list[Block]
@@ -84,14 +87,18 @@ class _Product:
     def code(self, weights: Weights) -> Code:
         """The whole."""
         p, s, name = self.p, self.s, self.name
-        self.group = sum(self.row(block) * block.repeats for block in self.blocks)
-        self.group *= p.channels * self.taps
+        each = p.channels * self.taps
+        self.group = sum(self.row(block) * block.repeats for block in self.blocks) * each
+        self.repeats = sum(block.repeats for block in self.blocks)
+        most = WEIGHTS // max(1, self.row(self.blocks[0]) * each * s.lanes.bytes)
+        self.piece = even(self.repeats, max(1, most))
+        self.pieces = -(-self.repeats // self.piece)
         self.packed = lines(p.groups * self.group * s.lanes.bytes)
         self.inputs = s.bytes(p.channels, self.places)
         self.each = self.inputs + lines(self.results * s.lanes.bytes)
         self.task()
         driver = Vectors(name, "ptr %frame", s.lanes, linkage="")
-        parallel(driver, f"{name}.pack", p.groups * sum(b.repeats for b in self.blocks))
+        parallel(driver, f"{name}.pack", p.groups * self.repeats)
         parallel(driver, f"{name}.task", self.parts(driver))
         taps = [tap for residue in p.residues for tap in residue]
         places = [weights.row * y.number + weights.column * x.number for y, x in taps]
@@ -102,19 +109,18 @@ class _Product:
         writers = [self.pack(weights), self.writer, driver]
         return module(name, tables, writers, self.packed + PARTS * self.each)
 
-    def units(self, w: Vectors) -> Index:
+    def bands(self, w: Vectors) -> Index:
         """The bands of all images."""
         return w.mul(w.word("%frame", 4, "i64"), self.s.rows * self.s.columns)
 
     def parts(self, w: Vectors) -> Index:
-        """How many chunks share them."""
-        return w.least(self.units(w), PARTS)
+        """How many chunks share all pieces of them."""
+        return w.least(w.mul(self.bands(w), self.p.groups * self.pieces), PARTS)
 
     def pack(self, weights: Weights) -> Vectors:
         """`void @NAME.pack(ptr %frame, i64 %chunk)`: a block of weights, to the scratch."""
         w, p = Vectors(f"{self.name}.pack", "ptr %frame, i64 %chunk", self.s.lanes), self.p
-        repeats = sum(block.repeats for block in self.blocks)
-        group, chunk = w.quotient("%chunk", repeats), w.modulus("%chunk", repeats)
+        group, first = w.quotient("%chunk", self.repeats), w.modulus("%chunk", self.repeats)
         source = w.at(w.word("%frame", 1), w.add(w.mul(group, weights.group), weights.start))
         target = w.at(w.word("%frame", 3), w.mul(group, self.group))
 
@@ -141,34 +147,45 @@ class _Product:
                 rows = lambda k: rest(lambda i: w.put("0.0", w.at(write, w.add(w.mul(k, size), i))))
                 w.each(0, p.channels * self.taps, 1, rows)
 
-        before = 0
-        for block in self.blocks:  # of which one has this chunk
-            b = w.sub(chunk, before)
-            end = w.least(w.add(b, 1), block.repeats)
-            w.each(w.greatest(b, 0), end, 1, partial(one, block))
-            before += block.repeats
+        self.some(w, first, 1, one)
         return w
+
+    def some(
+        self, w: Vectors, first: Index, count: int, body: Callable[[Block, Index], None]
+    ) -> None:
+        """Some blocks of a group, from one on."""
+        before = 0
+        for block in self.blocks:
+            begin = w.sub(first, before)
+            end = w.least(w.add(begin, count), block.repeats)
+            w.each(w.greatest(begin, 0), end, 1, partial(body, block))
+            before += block.repeats
 
     def task(self) -> None:
         """`void @NAME.task(ptr %frame, i64 %part)`: some bands of images."""
-        w, s = self.writer, self.s
+        w, p, s = self.writer, self.p, self.s
         self.x, self.out, self.weights = (w.word("%frame", k) for k in (0, 2, 3))
         self.scratch = w.byte(self.weights, w.add(w.mul("%part", self.each), self.packed))
         self.sums = w.byte(self.scratch, self.inputs)
-        first, last = shares(w, self.units(w), self.parts(w), "%part")
-        w.each(first, last, 1, lambda unit: self.unit(Band.of(w, s, unit)))
+        bands, parts = self.bands(w), self.parts(w)
+        units = w.mul(bands, p.groups * self.pieces)
 
-    def unit(self, band: Band) -> None:
-        """A band of an image: each group's channels, then its outputs block by block."""
+        def unit(k: Index) -> None:
+            piece, band = w.quotient(k, bands), Band.of(w, s, w.modulus(k, bands))
+            self.unit(band, w.quotient(piece, self.pieces), w.modulus(piece, self.pieces))
+
+        w.each(*shares(w, units, parts, "%part"), 1, unit)
+
+    def unit(self, band: Band, g: Index, piece: Index) -> None:
+        """A group's channels in a band of an image, and some of its outputs block by block.
+
+        The next unit is the next band, for which the weights are in the cache.
+        """
         w, p = self.writer, self.p
-
-        def group(g: Index) -> None:
-            first = w.mul(w.add(w.mul(band.image, p.groups), g), p.channels)
-            fill(w, self.s, w.at(self.x, w.mul(first, p.input)), self.scratch, p.channels, band)
-            for block in self.blocks:
-                w.each(0, block.repeats, 1, partial(self.block, band, g, block))
-
-        w.each(0, p.groups, 1, group)
+        first = w.mul(w.add(w.mul(band.image, p.groups), g), p.channels)
+        fill(w, self.s, w.at(self.x, w.mul(first, p.input)), self.scratch, p.channels, band)
+        body = partial(self.block, band, g)
+        self.some(w, w.mul(piece, self.piece), self.piece, body)
 
     def block(self, band: Band, g: Index, block: Block, b: Index) -> None:
         """A block's outputs: all residues of columns, then the rows they make."""
