@@ -20,6 +20,7 @@ from typing import Any
 
 SAMPLE = 2e-3
 ROUNDS = 60
+PACKAGES = ("numpy", "llvmlite", "torch", "jax", "numexpr", "autograd")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Timing:
     def median(self) -> float:
         """The middle sample."""
         return median(self.samples)
+
+    @property
+    def minimum(self) -> float:
+        """The least sample."""
+        return min(self.samples)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -139,19 +145,34 @@ def peer(name: str) -> Any:
         return None
 
 
-def machine() -> str:
-    """Where this was measured: processor, cores, load, and versions."""
-    found = []
-    for package in ("numpy", "torch", "jax", "autograd"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+def facts() -> dict[str, Any]:
+    """Where this is measured: processor, cores, load, and versions; None where not installed."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def machine(threads: int = 1) -> str:
+    """The facts in a line of text."""
+    known = facts()
+    load = "unknown" if known["load"] is None else f"{known['load']:.1f}"
+    versions = [f"{package} {known[package] or 'not installed'}" for package in PACKAGES]
+    share = "one thread" if threads == 1 else f"{threads} threads"
     return (
-        f"{_processor()}, {os.cpu_count()} cores, load {load:.1f}, one thread for each library; "
-        f"Python {platform.python_version()}, {', '.join(found)}"
+        f"{known['processor']}, {known['cores']} cores, load {load}, {share} for each library; "
+        f"Python {known['python']}, {', '.join(versions)}"
     )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -51,6 +51,19 @@ _INTEGER: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def _exact(method: Callable[[Any, Expr], Expr]) -> Callable[[Any, Any], Expr]:
+    """An operator that leaves what is no integer to the other operand."""
+
+    def operate(self: Expr, other: Any) -> Expr:
+        try:
+            exact = Expr.of(other)
+        except TypeError:
+            return NotImplemented
+        return method(self, exact)
+
+    return operate
+
+
 class Expr:
     """A polynomial with integer coefficients over names and `Call`s; equal polynomials are equal.
 
@@ -102,47 +115,53 @@ class Expr:
     def __hash__(self) -> int:
         return self._hash
 
-    def __add__(self, other: int | Expr) -> Expr:
+    @_exact
+    def __add__(self, other: Expr) -> Expr:
         terms = dict(self.terms)
-        for monomial, c in Expr.of(other).terms:
+        for monomial, c in other.terms:
             terms[monomial] = terms.get(monomial, 0) + c
         return Expr(terms)
 
-    def __sub__(self, other: int | Expr) -> Expr:
-        return self + Expr.of(other) * -1
+    @_exact
+    def __sub__(self, other: Expr) -> Expr:
+        return self + other * -1
 
-    def __mul__(self, other: int | Expr) -> Expr:
+    @_exact
+    def __mul__(self, other: Expr) -> Expr:
         terms: dict[Monomial, int] = {}
         for left, a in self.terms:
-            for right, b in Expr.of(other).terms:
+            for right, b in other.terms:
                 monomial = tuple(sorted(left + right, key=str))
                 terms[monomial] = terms.get(monomial, 0) + a * b
         return Expr(terms)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __rsub__(self, other: int | Expr) -> Expr:
-        return Expr.of(other) - self
+    @_exact
+    def __rsub__(self, other: Expr) -> Expr:
+        return other - self
 
-    def __floordiv__(self, other: int | Expr) -> Expr:
-        other = Expr.of(other)
+    @_exact
+    def __floordiv__(self, other: Expr) -> Expr:
         k = other.constant
         if k and all(c % k == 0 for _, c in self.terms):
             return Expr({m: c // k for m, c in self.terms})
         return self._call("//", other)
 
-    def __mod__(self, other: int | Expr) -> Expr:
-        other = Expr.of(other)
+    @_exact
+    def __mod__(self, other: Expr) -> Expr:
         k = other.constant
         if k and all(c % k == 0 for _, c in self.terms):
             return Expr({})
         return self._call("%", other)
 
-    def __rfloordiv__(self, other: int | Expr) -> Expr:
-        return Expr.of(other) // self
+    @_exact
+    def __rfloordiv__(self, other: Expr) -> Expr:
+        return other // self
 
-    def __rmod__(self, other: int | Expr) -> Expr:
-        return Expr.of(other) % self
+    @_exact
+    def __rmod__(self, other: Expr) -> Expr:
+        return other % self
 
     def _call(self, op: str, other: Expr) -> Expr:
         a, b = self.constant, other.constant

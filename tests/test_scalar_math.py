@@ -68,7 +68,7 @@ def _instruction(value: Value, args: list[Array], loads: dict[str, Array]) -> Ar
             rest = np.fmod(x, y)
             return rest if value.op == "modulus" else (x - rest) // y
         case op:
-            assert op not in ("add", "sub", "mul", "neg") or kind != bool
+            assert op not in ("add", "sub", "mul", "neg") or value.type is not bool_
             return _INSTRUCTIONS[op](*args)
 
 

@@ -540,11 +540,17 @@ class _Memory:
             raise explain(node.op, types, attrs, error, line) from None
         results = found if node.is_several else (found,)
         buffers = self.plan.steps.buffers
+        places = [dict(n.attrs)["index"] if is_projection(n) else 0 for n in step.results]
         return [
-            (buffers[n], np.ascontiguousarray(results[dict(n.attrs)["index"]] if is_projection(n)
-                                              else results[0]))
-            for n in step.results
-        ]  # fmt: skip
+            (buffers[n], self._own(results[k])) for n, k in zip(step.results, places, strict=True)
+        ]
+
+    def _own(self, result: Any) -> Array:
+        """A contiguous result that is no view of memory which later steps write to."""
+        array = np.asarray(result)
+        if array.base is not None and np.may_share_memory(array, self.arena):
+            return array.copy()
+        return array if array.flags.c_contiguous else array.copy()
 
 
 def _as_word(value: Any) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagekit.kernels import division
+from stagekit.kernels import division, scalar_math, trigonometry
 from stagekit.kernels.ir import (
     Value,
     bits,
@@ -175,10 +175,6 @@ def _float_sign(x: Value) -> Value:
     return select(x > 0.0, 1.0, select(x < 0.0, -1.0, beside))
 
 
-def _rsqrt(x: Value) -> Value:
-    return 1.0 / unary("sqrt", x)
-
-
 FLOAT: dict[str, Rule] = {
     "add": _machine("add"),
     "subtract": _machine("sub"),
@@ -197,11 +193,22 @@ FLOAT: dict[str, Rule] = {
     "square": _square,
     "sqrt": _machine("sqrt"),
     "reciprocal": lambda x: 1.0 / x,
-    "rsqrt": _rsqrt,
     "maximum": lambda x, y: select((x > y) | unequal(x, x), x, y),
     "minimum": lambda x, y: select((x < y) | unequal(x, x), x, y),
     "copysign": copysign,
 }
+FLOAT |= {
+    function.__name__: function
+    for function in (
+        scalar_math.exp, scalar_math.exp2, scalar_math.expm1, scalar_math.log, scalar_math.log1p,
+        scalar_math.log2, scalar_math.log10, scalar_math.logaddexp, scalar_math.sigmoid,
+        scalar_math.softplus, scalar_math.sinh, scalar_math.cosh, scalar_math.tanh,
+        scalar_math.asinh, scalar_math.acosh, scalar_math.atanh, scalar_math.power,
+        scalar_math.rsqrt, scalar_math.hypot, scalar_math.erf, scalar_math.erfc,
+        trigonometry.sin, trigonometry.cos, trigonometry.tan, trigonometry.asin,
+        trigonometry.acos, trigonometry.atan, trigonometry.atan2,
+    )
+}  # fmt: skip
 
 # ----- integers -----------------------------------------------------------------------------------
 
