@@ -2,10 +2,10 @@
 over images and places instead of channels.
 
 dw[o, c, k] is the sum over images and outputs t of ct[n, o, t] x[n, c, place(t, k)]. The input lies
-in the same padded scratch. Either outputs are lanes: the cotangent is transposed, and single places
 in the same padded scratch. Either outputs are lanes: the cotangent is transposed and single places
-of the input are multiplied by vectors of it, a product of matrices of which none holds windows.
-among a number of parts that no number of threads changes; their totals are added at the end.
+of the input are multiplied by vectors of it, a product of matrices of which none holds windows. Or
+columns are (for few outputs in a group), and both are read in rows. The images are shared out among
+a number of parts that no number of threads changes; their totals are added at the end.
 """
 
 from __future__ import annotations
