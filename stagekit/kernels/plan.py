@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from stagekit.evaluation import FAILURES, Array, explain, quietly, type_of
+from stagekit.evaluation import FAILURES, Array, explain, quietly, scalar, type_of
 from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
 from stagekit.kernels.aliasing import may_overwrite
@@ -417,8 +417,9 @@ class NativePlan:
     Where a check fails the NumPy plan runs and raises its error, with the user's line.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, numbers: tuple[Node, ...] = ()) -> None:
         self.graph = graph
+        self.numbers = numbers
         self.steps = Steps(graph)
         self.layout = self._laid_out()
         self.symbols = graph.symbols
@@ -531,6 +532,7 @@ class NativePlan:
         return Plan(self.graph)
 
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+        arrays = [*arrays, *map(partial(_number, env=env), self.numbers)]
         if config.trap is not None:
             return self.referee(arrays, env)
         given = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
@@ -624,6 +626,11 @@ class _Memory:
         if array.base is not None and np.may_share_memory(array, self.arena):
             return array.copy()
         return array if array.flags.c_contiguous else array.copy()
+
+
+def _number(node: Node, env: Env) -> Array:
+    """The value of a `number`."""
+    return scalar(evaluate(dict(node.attrs)["expr"], env), node.type.dtype)
 
 
 def _as_word(value: Any) -> int:
