@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stagekit.kernels.ir import Kernel, Stage, Store, Value, operands
-from stagekit.kernels.schedule import every
+from stagekit.kernels.ir import Kernel, Stage, Store, Value, every, operands
 
 
 def may_overwrite(steps: Sequence[Any], output: str, given: str, after: int = -1) -> bool:

@@ -274,6 +274,7 @@ class Partition:
         known.update((x, self.axes[x]) for x in inside)
         trial.soft = known.keys() - set(inside)
         axes, folded = self._labelled(node, known, trial)
+        self._share(clusters, trial)
         if _twice(axes):
             trial.refusal = trial.refusal or "the same loop would stand for two axes"
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
@@ -292,6 +293,15 @@ class Partition:
         self._note(node, cluster, axes)
         self.decisions.append(Decision(node, cluster, "computed where its operands are"))
         return None
+
+    def _share(self, clusters: Sequence[Cluster], trial: _Trial) -> None:
+        """Have clusters that become one read what both read by the same loops, where they can."""
+        known: dict[Node, Axes] = {}
+        for cluster in clusters:
+            for x, axes in cluster.external.items():
+                for a, b in zip(known.setdefault(x, axes), axes, strict=True):
+                    if a is not None and b is not None and a.root is not b.root:
+                        trial.unite(a, b, x)
 
     def _refusal(
         self,

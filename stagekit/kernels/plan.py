@@ -22,13 +22,13 @@ from stagekit.kernels.aliasing import may_overwrite
 from stagekit.kernels.arena import Arenas
 from stagekit.kernels.emit import Emitter, memory_type
 from stagekit.kernels.entry import CallType, Operand, Result
-from stagekit.kernels.ir import Check, Kernel, Loop
+from stagekit.kernels.ir import Check, Kernel, Loop, every
 from stagekit.kernels.lower import CannotLower, Lowering, flat
-from stagekit.kernels.matmul import Matmul
+from stagekit.kernels.matmul import Matmul, flattened
 from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
-from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
+from stagekit.kernels.schedule import Scheduled, Target, count, product, schedule
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
@@ -145,7 +145,7 @@ class Steps:
         name = f"matmul{len(self.steps)}"
         out = self.buffers[node]
         shape = tuple(map(Expr.of, node.type.shape))
-        op = Matmul(name, node.type.dtype, x, y, out, shape)
+        op = flattened(Matmul(name, node.type.dtype, x, y, out, shape))
         reads = (self.buffers[x.base], self.buffers[y.base])
         self.steps.append(MatmulStep(name, reads, (out,), (node,), op))
 
