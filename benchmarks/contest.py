@@ -27,7 +27,7 @@ from benchmarks.workloads import Report
 
 SAMPLE = 0.01  # seconds that a sample should take
 PAUSE = 0.005  # before each sample: threads that still spin for the last contender fall asleep
-ROUNDS = 5, 100  # at least and at most
+ROUNDS = 3, 100  # at least and at most
 
 OURS, EAGER, EPILOGUE, COPY = "stagekit", "stagekit eager", "stagekit epilogue", "copy"
 # Calls until the first one that ran compiled code has ended: stagekit's first call runs eagerly.
@@ -39,7 +39,7 @@ class Worker:
     """A contender's process, from its set-up to its end."""
 
     def __init__(self, workload: str, contender: str, threads: int, folder: Path) -> None:
-        self.name = contender
+        self.name, self._slow = contender, True
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", workload, contender, str(threads)],
@@ -74,16 +74,20 @@ class Worker:
         return self._answer()
 
     def sample(self, calls: int) -> float:
-        """Seconds a call, after as many calls as wake threads and fill caches."""
+        """Seconds a call, after calls that wake threads and fill caches."""
         time.sleep(PAUSE)
-        self._ask(max(1, calls // 5))
-        return float(self._ask(calls)) / calls
+        if not self._slow:
+            self._ask(max(1, calls // 5))
+        seconds = float(self._ask(calls)) / calls
+        self._slow = seconds > 5 * SAMPLE
+        return seconds
 
     def calls(self) -> int:
         """How many calls fill a sample."""
-        seconds = min(self.sample(1) for _ in range(3))
-        seconds = self.sample(max(1, min(1000, round(SAMPLE / 10 / seconds))))
-        return max(1, round(SAMPLE / seconds))
+        calls = 1
+        for _ in range(3):
+            calls = min(round(SAMPLE / self.sample(calls)), 100 * calls) or 1
+        return calls
 
     def peak(self) -> int:
         """Bytes above what the imports needed, since the first calls; the worker ends."""

@@ -87,14 +87,14 @@ def goals(rows: Sequence[Row]) -> Iterator[str]:
         ours, eager, jax = (row.timing(name) for name in (OURS, EAGER, "jax"))
         times = {
             "of a copy's bandwidth, at least 0.80": ratio(row.timing(COPY), ours),
-            "of the time with bias and gelu, at most 1.15": ratio(row.timing(EPILOGUE), ours),
+            "times as long with bias and gelu, at most 1.15": ratio(row.timing(EPILOGUE), ours),
         }
         if row.name == "one_op" and ours:
             times["us a call, at most 1"] = ours.median * 1e6
         if row.name == "tiny_sgd":
             times["of JAX's time, at most 0.20"] = ratio(ours, jax)
         if row.name == "leapfrog":
-            times["of our eager time over ours, at least 10"] = ratio(eager, ours)
+            times["times as fast as eagerly, at least 10"] = ratio(eager, ours)
             times["of eager torch's time, eagerly, at most 1.5"] = ratio(eager, row.timing("torch"))
         for goal, value in {**times, **_goals_of_starts(row)}.items():
             if value is not None:
@@ -109,7 +109,7 @@ def _goals_of_starts(row: Row) -> dict[str, float]:
         return found
     if row.name == "transformer_adam" and ours.cold and ours.warm and jax.cold:
         found["of JAX's first call, at most 1"] = ours.cold / jax.cold
-        found["of it when warm, at most 0.25"] = ours.warm / jax.cold
+        found["of JAX's first call when warm, at most 0.25"] = ours.warm / jax.cold
     if row.name in STEPS:
         found["of JAX's peak memory, at most 1"] = ours.peak / jax.peak
     return found

@@ -75,10 +75,18 @@ def _pure_torch_compile(data: Data, form: Form) -> dict[str, Make]:
 
 
 def _pure_jax(data: Data, form: Form) -> dict[str, Make]:
+    """It waits for one result: those of a call are ready at the same time."""
+
     def make() -> Work:
         jax = peer("jax")
         function, tensors = jax.jit(form(jax)), [jax.numpy.asarray(a) for a in data()]
-        return Work(lambda: jax.block_until_ready(function(*tensors)))
+
+        def step() -> Any:
+            found = function(*tensors)
+            (found[0] if isinstance(found, tuple) else found).block_until_ready()
+            return found
+
+        return Work(step)
 
     return {"jax": make}
 

@@ -69,7 +69,7 @@ def _torch(torch: Any) -> Loss:
         weight, bias, own, own_bias = parameters
         flat = [weight.T, own.T, bias, own_bias]
         start = torch.zeros((1, BATCH, HIDDEN))
-        last = torch._VF.gru(x, start, flat, True, 1, 0.0, True, False, False)[1][0]
+        last = torch.gru(x, start, flat, True, 1, 0.0, True, False, False)[1][0]
         return torch.mean(torch.square(last - target))
 
     return loss

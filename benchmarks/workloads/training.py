@@ -173,8 +173,7 @@ def _jax(task: Task, loss: Callable[[Any], Loss]) -> dict[str, Make]:
 
         def once() -> Any:
             held[0], value = jitted(held[0], batch)
-            jax.block_until_ready(held[0])
-            return value.block_until_ready()
+            return value.block_until_ready()  # and so the state: they are ready at the same time
 
         return Work(once, lambda: held[0][1 if task.adam else 0])
 

@@ -113,6 +113,7 @@ class Partition:
         self.axes: dict[Node, Axes] = {}
         self.dropped: dict[Node, frozenset[Label]] = {}
         self.costly: set[Node] = set()
+        self.made: set[Node] = set()  # of sources alone
         self.home: dict[Node, Cluster] = {}
         self.clusters: list[Cluster] = []
         self.decisions: list[Decision] = []
@@ -134,6 +135,9 @@ class Partition:
             self.home[node].nodes.append(node)
             return
         if self._is_source(node):
+            return
+        if self._is_made_of_sources(node):
+            self.made.add(node)
             return
         why = self._why_not(node)
         if why is not None:
@@ -157,7 +161,23 @@ class Partition:
             return "matmul"
         return "library"
 
+    def _is_made_of_sources(self, node: Node) -> bool:
+        """Whether a node is computed where it is needed: of numbers that the program knows."""
+        op = node.op
+        assert op is not None
+        if op.name not in IDENTITIES and op.family not in ("elementwise", "movement"):
+            return False
+        few = elements(node.type.shape) == 1
+        return (
+            (few or op.name not in COSTLY)
+            and all(map(self._is_source, node.inputs))
+            and self._why_not(node) is None
+        )
+
     def _is_source(self, node: Node) -> bool:
+        """Whether a node costs nothing to make: a number, an index, or what is made of those."""
+        if node in self.made:
+            return True
         if node.op is None:
             return node.constant is not None and node.constant.size == 1
         if node.op.name == "number":
@@ -595,8 +615,8 @@ class Partition:
             return
         self._required.add(node)
         if node not in self.home:
-            if node.op is not None:  # a source that something else than a kernel needs
-                self._start(node, 1, "a library call needs it in memory")
+            if node.op is not None and node not in self.graph.inputs:  # a source that something else than a kernel needs
+                self._start(node, 0, "something needs it in memory")
                 self.home[node].roots.append(node)
             return
         cluster = self.home[node].home

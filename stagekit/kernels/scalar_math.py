@@ -441,10 +441,10 @@ def erf(x: Value) -> Value:
     y = unary("abs", x)
     s = x * x
     small = fma(x, polynomial(s, table.ERF), x)
-    large = y > 1.0
-    y = select(y > 6.0, 6.0, y)
+    large, bound = y > 1.0, 4.0 if x.type is float32 else 6.0  # where erf rounds to 1
+    y = select(y > bound, bound, y)
     if x.type is float32:
-        t = -(y * polynomial(select(y > 4.0, 4.0, y), table.ERF_TAIL))
+        t = -(y * polynomial(y, table.ERF_TAIL))
         near, n = rounded(t)
         tail = fma(-_exp2_of(t - near), power_of_two(n, x), 1.0)
     else:
@@ -453,12 +453,15 @@ def erf(x: Value) -> Value:
 
 
 def erfc(x: Value) -> Value:
-    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K); float32 in float64."""
+    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K), and 1 - erf(x) up to 1/2; float32 in
+    float64.
+    """
     if x.type is float32:
         return convert(_erfc_narrow(convert(x, float64)), float32)
     y = unary("abs", x)
     out = _erfc_of_positive(select(y > 28.0, 28.0, y))
-    return select(x < 0.0, 2.0 - out, out)
+    small = 1.0 - fma(x, polynomial(x * x, table.ERF), x)
+    return select(y < 0.5, small, select(x < 0.0, 2.0 - out, out))
 
 
 def _erfc_narrow(x: Value) -> Value:

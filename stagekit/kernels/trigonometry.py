@@ -121,22 +121,12 @@ def _aligned(x: Value) -> tuple[Value, list[Value]]:
     exponent = ((bits(x, int64) >> 52) & 2047) - 1023 - 52
     exponent = select(exponent > 0, exponent, 0)
     i = (exponent * 1237) >> 16  # exponent // 53
-    row: list[Value | float] = list(table.TURN_BITS)
+    row, zero = [like(x, c) for c in table.TURN_BITS], like(x, 0.0)
     for k in (16, 8, 4, 2, 1):
         beyond = unequal(i & k, 0)
-        kept = k + 4  # places that smaller shifts and the result still read
-        row = [
-            select(beyond, like(x, _at(row, j + k)), _at(row, j))
-            if not isinstance(_at(row, j), Value)
-            else select(beyond, _at(row, j + k), _at(row, j))
-            for j in range(kept)
-        ]
-    y = bits(bits(x, int64) - ((i * 53) << 52), float64)
-    return y, [v for v in row if isinstance(v, Value)]
-
-
-def _at(row: list[Value | float], j: int) -> Value | float:
-    return row[j] if j < len(row) else 0.0
+        row += [zero] * k
+        row = [select(beyond, row[j + k], row[j]) for j in range(k + 4)]  # what is still read
+    return bits(bits(x, int64) - ((i * 53) << 52), float64), row
 
 
 def _two_sum(x: Value, y: Value) -> tuple[Value, Value]:
@@ -149,7 +139,7 @@ def _two_sum(x: Value, y: Value) -> tuple[Value, Value]:
 # ----- functions ----------------------------------------------------------------------------------
 
 
-def _sine_and_cosine(r: Value, low: Value) -> tuple[Value, Value]:
+def sine_and_cosine(r: Value, low: Value) -> tuple[Value, Value]:
     """Of r + low; for float32 the rounding of r is within the bound."""
     s = r * r
     cosine = fma(s * s, polynomial(s, table.COS), fma(s, -0.5, 1.0))
@@ -173,7 +163,7 @@ def _is_odd(q: Value) -> Value:
 def sin(x: Value) -> Value:
     """The sine or the cosine of the rest, after whole quarters of a turn."""
     r, low, q = _reduced(x)
-    sine, cosine = _sine_and_cosine(r, low)
+    sine, cosine = sine_and_cosine(r, low)
     out = _turned(select(_is_odd(q), cosine, sine), q)
     return select(unary("abs", x) < tiny(x), x, out)
 
@@ -181,7 +171,7 @@ def sin(x: Value) -> Value:
 def cos(x: Value) -> Value:
     """As sin, a quarter turn ahead."""
     r, low, q = _reduced(x)
-    sine, cosine = _sine_and_cosine(r, low)
+    sine, cosine = sine_and_cosine(r, low)
     return _turned(select(_is_odd(q), sine, cosine), q + 1 - (~q & 1))
 
 
