@@ -401,7 +401,9 @@ class Bound:
         try:
             if self.keywords:
                 kwargs = {**self.keywords, **kwargs}
-            return self.__func__(*self.args, *args, **kwargs)
+            if kwargs:
+                return self.__func__(*self.args, *args, **kwargs)
+            return self.__func__(*self.args, *args)
         except Exception as error:
             hide_frames(error)
             raise
