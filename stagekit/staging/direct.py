@@ -265,7 +265,7 @@ class _Direct:
         body = "".join(f"    {line}\n" for line in lines)
         self.writer.bound["call"] = call
         source = f"def direct({self.binding.header}):\n{body}"
-        exec(compile(source, f"<direct way to {name}>", "exec"), self.writer.bound)
+        exec(compile(source, f"<stagekit way to {name}>", "exec"), self.writer.bound)
         made = self.writer.bound.pop("direct")
         return made
 
