@@ -372,7 +372,9 @@ class Code:
         end = e.call("i64", "llvm.smin.i64", ("i64", stop), ("i64", total))
         e.do(f"call void @{name}(ptr %args, i64 {begin}, i64 {end})")
         e.do("ret void")
-        task = f"{name}_task"
+        task = f"{name}_task{grain}"  # equal functions may run in chunks of several sizes
+        if task in self.functions:
+            return task
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
