@@ -146,8 +146,6 @@ class _Direct:
                 self.guards.append(Guard(Path("argument", name), "type", hold(type(value))))
         self._captures()
         self._facts()
-        if len(self.cells) != len(given.cells):
-            raise _Unfit  # a fixed signature made tensors of numbers
 
     # ----- what the entry relies on
 
@@ -188,7 +186,9 @@ class _Direct:
         self.cells.append(self.writer.variable(f"Tensor(as_array({text}))"))
 
     def _number(self, text: str, value: Any) -> None:
-        pattern = next(self.patterns)
+        pattern = next(self.patterns, None)
+        if pattern is None:
+            raise _Unfit  # a fixed signature made a tensor of it
         if type(pattern) is Name and pattern.name in self.varying:
             self.named[pattern.name] = text
             self.writer.require(f"type({text}) is {type(value).__name__}")
