@@ -525,8 +525,9 @@ class NativePlan:
         """Whether a result may lie where an operand did: never where a check may yet fail."""
         alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
         given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
-        checking = [k for k, step in enumerate(self.steps.steps) if has_checks(step)]
-        return alike and may_overwrite(self.steps.steps, name, given, after=max(checking, default=-1))
+        steps = self.steps.steps
+        checked = max((k for k, step in enumerate(steps) if has_checks(step)), default=-1)
+        return alike and may_overwrite(steps, name, given, checked)
 
     @cached_property
     def referee(self) -> Plan:
