@@ -187,7 +187,9 @@ class _Direct:
         self.cells.append(self.writer.variable(f"Tensor(as_array({text}))"))
 
     def _number(self, text: str, value: Any) -> None:
-        pattern = next(self.patterns)
+        pattern = next(self.patterns, None)
+        if pattern is None:
+            raise _Unfit  # a fixed signature made a tensor of it
         if type(pattern) is Name and pattern.name in self.varying:
             self.named[pattern.name] = text
             self.writer.require(f"type({text}) is {type(value).__name__}")
