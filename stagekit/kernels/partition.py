@@ -613,7 +613,7 @@ class Partition:
 
     def _view(self, node: Node) -> View:
         """The strides of a node that only moves elements of another one; else its own."""
-        if node not in self.home or self.home[node].home.kind != "kernel":
+        if node in self.made or node not in self.home or self.home[node].home.kind != "kernel":
             return _contiguous(node)
         if node.op is None or node.op.name not in _FREE:
             return _contiguous(node)
