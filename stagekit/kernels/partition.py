@@ -639,7 +639,7 @@ class Partition:
 
     def _view(self, node: Node) -> View:
         """The strides of a node that only moves elements of another one; else its own."""
-        if node not in self.home or self.home[node].home.kind != "kernel":
+        if node in self.made or node not in self.home or self.home[node].home.kind != "kernel":
             return _contiguous(node)
         if node.op is None or node.op.name not in _FREE:
             return _contiguous(node)
@@ -773,8 +773,9 @@ def _native(dtype: DType) -> bool:
     return dtype.kind != "complex" and dtype is not bfloat16
 
 
-def kind_of(node: Node) -> tuple[Any, ...]:
-    """What decides whether an op can be spelled: its name and types."""
+def kind_of(node: Node) -> Any:
+    """What decides whether a node can be spelled: its op and types; of a scatter all of it."""
     assert node.op is not None
-    mode = dict(node.attrs).get("mode") if node.op.name == "scatter" else None
-    return (node.op.name, mode, *(t.dtype.name for x in (node, *node.inputs) for t in x.types))
+    if node.op.name == "scatter":
+        return node
+    return (node.op.name, *(t.dtype.name for x in (node, *node.inputs) for t in x.types))

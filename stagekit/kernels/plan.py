@@ -8,6 +8,7 @@ pointers of what library calls gave. It returns 0, or the number of a check that
 from __future__ import annotations
 
 import ctypes
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -88,12 +89,14 @@ class Steps:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        mine: dict[Any, str] = {}
         while True:
             try:
-                self._make(Partition(graph, _refused, blas.available()))
+                self._make(Partition(graph, ChainMap(mine, _refused), blas.available()))
                 return
             except CannotLower as error:
-                _refused[kind_of(error.node)] = str(error)
+                kind = kind_of(error.node)
+                (mine if kind == error.node else _refused)[kind] = str(error)
 
     def _make(self, partition: Partition) -> None:
         self.partition = partition
