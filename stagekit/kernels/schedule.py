@@ -35,6 +35,7 @@ from stagekit.types import DType
 
 MANY = 4096  # what a symbolic size counts as where a choice depends on it
 _UNROLLED = 32  # folds of fewer elements are written out, if those are no stretch of memory
+_SHORT_LOOP = 8  # turns of a loop that are too few for a vector
 _SHORT = 4  # and if they are one
 _CHUNK = 1 << 14  # elements that a chunk of rows has at least
 _WIDE = 1 << 16  # columns from which partial results of chunks of rows are too many
@@ -106,11 +107,13 @@ def schedule(
 ) -> list[Scheduled]:
     """The kernels that store `targets`, in order. `inner` names loops that rows must not be."""
     targets = _unrolled([_without_ones(t) for t in targets])
-    left = _collapsed(targets, inner)
-    out: list[Scheduled] = []
+    groups, left = _flattened(_collapsed(targets, inner))
     while left:
         group, rows, left = _grouped(left, inner)
-        part = f"{name}_{len(out)}" if out or left else name
+        groups.append((group, rows))
+    out: list[Scheduled] = []
+    for group, rows in groups:
+        part = f"{name}_{len(out)}" if len(groups) > 1 else name
         out += _Scheduler(part, group, rows, types).run()
     return out
 
@@ -420,6 +423,56 @@ def _merged(targets: Sequence[Target], outer: Loop, inside: Loop) -> list[Target
                 fold = value.attr
                 known[value] = value.body.fold(fold.op, loops(fold.loops), inner, value.type)
     return [t._replace(loops=loops(t.loops)).rebuilt(known, place) for t in targets]
+
+
+def _flattened(
+    targets: Sequence[Target],
+) -> tuple[list[tuple[list[Target], Rows]], list[Target]]:
+    """Kernels of one loop, over all elements of a buffer, for targets whose own innermost loop is
+    too short for a vector; and the other targets.
+    """
+    groups: dict[tuple[Loop, ...], list[Target]] = {}
+    left = []
+    for target in targets:
+        loops = tuple(_ordered(target.loops, [target._replace(value=_nothing(target))]))
+        if _is_short(target, loops):
+            groups.setdefault(loops, []).append(target)
+        else:
+            left.append(target)
+    return [([_in_one_loop(t, loops) for t in group], Rows(())) for loops, group in groups.items()], left
+
+
+def _nothing(target: Target) -> Value:
+    """A value that reads nothing, so that the order of loops is that of the stores alone."""
+    return target.value.body.constant(0, target.value.type)
+
+
+def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
+    """Whether a target has several loops, the innermost a short one, over a stretch of memory."""
+    if len(loops) < 2 or any(v.op == "fold" for root in target.roots for v in every(root)):
+        return False
+    last = loops[-1].extent.constant
+    total = product(loop.extent for loop in loops).constant
+    if last is None or last >= _SHORT_LOOP or total is None or total >= 1 << 31:
+        return False
+    return target.offset == _row_major(loops)
+
+
+def _in_one_loop(target: Target, loops: Sequence[Loop]) -> Target:
+    """The loops' variables as what they are of the place in memory."""
+    name = loops[-1].name
+    z, step, env = Expr.named(name), 1, {}
+    for loop in reversed(loops):
+        n = loop.extent.constant or 1
+        env[loop.name] = z // step % n if step * n < _total(loops) else z // step
+        step *= n
+    flat = Loop(name, Expr.of(step))
+    moved = target._replace(loops=(flat,), offset=z).rebuilt({}, lambda expr: _at(expr, env))
+    return moved._replace(offset=z)
+
+
+def _total(loops: Sequence[Loop]) -> int:
+    return product(loop.extent for loop in loops).constant or 1
 
 
 # ----- one kernel ---------------------------------------------------------------------------------
