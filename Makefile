@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full test-torch lint types bench clean setup
+.PHONY: demo test test-full test-torch lint types bench ulp clean setup
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ test-torch: pyproject.toml
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The errors of scalar functions: every float32, so minutes. Writes docs/scalar_math.md.
+ulp: $(STAMP)
+	PYTHONPATH=. $(BIN)/python tools/ulp.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-torch build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

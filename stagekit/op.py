@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from inspect import Parameter, Signature, signature
+from itertools import starmap
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +37,19 @@ class Cell:
 
     def __init__(self, value: Any) -> None:
         self._value = value
+
+
+_put = Cell.__dict__["_value"].__set__
+
+
+def put(writes: Sequence[tuple[Any, Any]]) -> None:
+    """Give each cell its value, all at once: no other thread sees some of them, nor comes between.
+
+    What runs here is C alone, under the GIL; what the cells held is dropped afterwards.
+    """
+    before = [cell._value for cell, _ in writes]
+    deque(starmap(_put, writes), maxlen=0)
+    del before
 
 
 class Interpreter(ABC):
@@ -101,7 +116,7 @@ class Interpreter(ABC):
         """The sizes of a cell's value: ints, or `Dim`s in a polymorphic trace."""
 
 
-_current: ContextVar[Interpreter | None] = ContextVar("current", default=None)
+current_variable: ContextVar[Interpreter | None] = ContextVar("current", default=None)
 _bottom: list[Interpreter] = []
 
 
@@ -112,22 +127,22 @@ def install(interpreter: Interpreter) -> None:
 
 def current() -> Interpreter:
     """The interpreter that runs ops here and now."""
-    return _current.get() or _bottom[0]
+    return current_variable.get() or _bottom[0]
 
 
 @contextmanager
 def using(interpreter: Interpreter) -> Iterator[None]:
     """Run ops under `interpreter`; the one before comes back at the end."""
-    token = _current.set(interpreter)
+    token = current_variable.set(interpreter)
     try:
         yield
     finally:
-        _current.reset(token)
+        current_variable.reset(token)
 
 
 def switch(interpreter: Interpreter) -> None:
     """Run ops under `interpreter` until the next switch in this thread; see `using`."""
-    _current.set(interpreter)
+    current_variable.set(interpreter)
 
 
 class Speller(Protocol):
@@ -253,7 +268,7 @@ class Op:
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         try:
-            interpreter = _current.get() or _bottom[0]
+            interpreter = current_variable.get() or _bottom[0]
             key = tuple([a._value.dtype if isinstance(a, Cell) else type(a) for a in args])
             casts = self._casts.get(key)
             if casts is None:

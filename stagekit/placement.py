@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from stagekit.errors import DeviceError
 from stagekit.source import here
 
-_chosen: ContextVar[str] = ContextVar("device", default="cpu")
+device_variable: ContextVar[str] = ContextVar("device", default="cpu")
 
 
 def devices() -> list[str]:
@@ -38,17 +38,17 @@ def device(name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _choosing(name: str) -> Iterator[None]:
-    token = _chosen.set(name)
+    token = device_variable.set(name)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        device_variable.reset(token)
 
 
 def as_device(name: str | None) -> str:
     """The name of an existing device, the chosen one for None; DeviceError for any other."""
     if name is None:
-        return _chosen.get()
+        return device_variable.get()
     if name not in devices():
         cuda = str(name).partition(":")[0] == "cuda"
         raise DeviceError(

@@ -57,8 +57,11 @@ _locks: dict[int, Any] = {}  # by the identity of the Variable
 _making = threading.Lock()
 
 
-def _lock_of(state: Any) -> Any:
+def lock_of(state: Any) -> Any:
     """The lock held while a state is read and advanced."""
+    known = _locks.get(id(state))
+    if known is not None:
+        return known
     with _making:
         lock = _locks.get(id(state))
         if lock is None:
@@ -77,7 +80,7 @@ def holding(states: Iterable[Any]) -> Iterator[None]:
     """Let no other thread draw from these states; locks are taken in one order."""
     with ExitStack() as stack:
         for state in sorted(states, key=id):
-            stack.enter_context(_lock_of(state))
+            stack.enter_context(lock_of(state))
         yield
 
 
@@ -155,7 +158,7 @@ class Generator:
 
     def _bits(self, shape: tuple[Any, ...], dtype: DType) -> Any:
         """The next bits: the only place where a counter advances."""
-        with _lock_of(self.state):
+        with lock_of(self.state):
             state = self.state.value
             self.state.assign(ops.random_advance(state, shape=shape, dtype=dtype))
         return ops.random_bits(state, shape=shape, dtype=dtype)

@@ -27,14 +27,16 @@ from stagekit.placement import as_device
 from stagekit.settings import config
 from stagekit.source import here
 from stagekit.staging.ambient import no_retrace, require_trace, run_eagerly, runs_eagerly
-from stagekit.staging.cache import Cache, CacheInfo, Family
+from stagekit.staging.cache import Cache, CacheInfo, Family, Way
 from stagekit.staging.concrete import ConcreteFunction
+from stagekit.staging.direct import Given, are_ordered, direct, varying
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.notices import Notices
 from stagekit.staging.record import record
 from stagekit.staging.report import Cause, Report, cause_of
 from stagekit.staging.signature import (
     Call,
+    Name,
     Pattern,
     Shown,
     binding,
@@ -147,22 +149,34 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            arguments = self._binding.bind(*args, **kwargs)
-            interpreter = current()
-            if interpreter.base.traces or interpreter.batch is not None or runs_eagerly():
-                return self._inline(arguments)
-            call = self._taken_apart(arguments)
-            family = self._cache.families.get(call.key)
-            if family is None:
-                return self._miss(call)
-            for entry in family.entries:
-                matched = entry.match(call)
-                if matched is not None:
-                    return self._hit(family, entry, call, *matched)
-            return self._miss(call) if family.eager is None else self._eagerly(call)
+            for way in self._cache.direct:
+                try:
+                    out = way(*args, **kwargs) if kwargs else way(*args)
+                except TypeError as error:
+                    if _is_from_inside(error):
+                        raise
+                    break  # it has no such parameters
+                if out is not NotImplemented:
+                    return out
+            return self._called(self._binding.bind(*args, **kwargs))
         except Exception as error:
             hide_frames(error)
             raise
+
+    def _called(self, arguments: dict[str, Any]) -> Any:
+        """A call that no direct way took: find the entry that is right for it, or make one."""
+        interpreter = current()
+        if interpreter.base.traces or interpreter.batch is not None or runs_eagerly():
+            return self._inline(arguments)
+        call = self._taken_apart(arguments)
+        family = self._cache.families.get(call.key)
+        if family is None:
+            return self._miss(call)
+        for entry in family.entries:
+            matched = entry.match(call)
+            if matched is not None:
+                return self._hit(family, entry, Given(arguments, call, *matched))
+        return self._miss(call) if family.eager is None else self._eagerly(call)
 
     def _taken_apart(self, arguments: dict[str, Any]) -> Call:
         ambient = config.trap, self.options.fastmath, self.options.device or as_device(None)
@@ -187,18 +201,38 @@ class Function:
         with undoing():
             return self._run_python(call)
 
-    def _hit(
-        self, family: Family, entry: Entry, call: Call, cells: list[Any], env: dict[str, Any]
-    ) -> Any:
-        self._cache.used(call.key, family, entry)
+    def _hit(self, family: Family, entry: Entry, given: Given) -> Any:
+        _, call, cells, env = given
+        self._cache.used(family, entry)
         if entry.eager is not None:
             return self._eagerly(call)
         if self.options.verify == "always":
             return self._verified(entry, call, cells, env)
         try:
-            return entry.run(cells, env, call.arguments)
+            out = entry.run(cells, env, call.arguments)
         except (BoundsError, CheckError):  # eager Python may catch it, and words it itself
             return self._eagerly(call)
+        self._find_way(entry, given)
+        return out
+
+    def _find_way(self, entry: Entry, given: Given) -> None:
+        """Make a direct way for such calls: an entry's n-th when n in a row had the same sizes."""
+        if entry.concrete is None or entry.concrete.native is None or not are_ordered(given.cells):
+            return
+        free = varying(entry)
+        numbers = zip(entry.pattern.numbers, given.call.numbers, strict=True)
+        fixed = [None if type(n) is Name and n.name in free else value for n, value in numbers]
+        sizes = fixed, [cell._value.shape for cell in given.cells]
+        if self._cache.way(entry, sizes) is not None:
+            return
+        entry.repeats = entry.repeats + 1 if entry.sizes == sizes else 1
+        entry.sizes = sizes
+        if entry.repeats <= entry.ways:
+            return
+        entry.ways += 1
+        options = self._static, self.options.device
+        call = direct(self.name, self._binding, *options, entry, given, self._cache.hits)
+        self._cache.add_way(Way(entry, sizes, call))
 
     def _verified(self, entry: Entry, call: Call, cells: list[Any], env: Any) -> Any:
         """The staged result, after an eager run that left nothing behind gave the same."""
@@ -321,6 +355,12 @@ class Function:
         return Report(self.name, tuple(self._cache.history), eager, self.cache_info())
 
 
+def _is_from_inside(error: Exception) -> bool:
+    """Whether a function that was called had begun to run."""
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_next is not None
+
+
 @contextmanager
 def _strict(control: str) -> Iterator[None]:
     """Let an inlined function with `control="error"` refuse Python branches for its own part."""
@@ -341,10 +381,17 @@ class Bound:
     def __init__(
         self, function: Function, args: tuple[Any, ...], keywords: Mapping[str, Any] | None = None
     ) -> None:
-        self.__func__, self.args, self.keywords = function, args, dict(keywords or {})
-        self.__name__ = function.name
+        self.__func__, self.args = function, args
+        self.keywords = dict(keywords) if keywords else {}
         self.__doc__ = function.__doc__
-        self.__wrapped__ = functools.partial(function.python_function, *args, **self.keywords)
+
+    @property
+    def __name__(self) -> str:
+        return self.__func__.name
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return functools.partial(self.__func__.python_function, *self.args, **self.keywords)
 
     @property
     def __self__(self) -> Any:
@@ -352,7 +399,11 @@ class Bound:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.__func__(*self.args, *args, **{**self.keywords, **kwargs})
+            if self.keywords:
+                kwargs = {**self.keywords, **kwargs}
+            if kwargs:
+                return self.__func__(*self.args, *args, **kwargs)
+            return self.__func__(*self.args, *args)
         except Exception as error:
             hide_frames(error)
             raise

@@ -7,16 +7,19 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stagekit.kernels.ir import Body, Value, operands
+from stagekit.kernels.ir import Body, Value, like, operands
 from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, Reference, apply, nearest
 from stagekit.kernels.spelling import cast, spell
+from stagekit.narrow import narrowed, widened
 from stagekit.symbolic import Expr
 from stagekit.types import DTYPES, DType, bool_, dtype
+from tools import ulp
 
 Array = np.ndarray[Any, Any]
 
@@ -82,14 +85,20 @@ def _converted(x: Array, kind: np.dtype[Any]) -> Array:
 
 
 def _fma(x: Array, y: Array, z: Array) -> Array:
-    """Exact fractions, rounded once."""
-    rough, out = x * y + z, np.empty(x.shape, x.dtype)
-    for k in np.ndindex(x.shape):
-        out[k] = rough[k]
-        if all(map(np.isfinite, (x[k], y[k], z[k]))):
-            exact = Fraction(float(x[k])) * Fraction(float(y[k])) + Fraction(float(z[k]))
-            out[k] = nearest(exact, dtype(x.dtype)) if exact else rough[k]
+    """Exact fractions, rounded once; where nothing rounds as the machine does it."""
+    rough = x * y + z
+    out, kind = rough.copy(), dtype(x.dtype)
+    plain = np.isfinite(x) & np.isfinite(y) & np.isfinite(z)
+    for k in np.flatnonzero(plain):
+        exact = _fused(float(x.flat[k]), float(y.flat[k]), float(z.flat[k]), kind)
+        out.flat[k] = exact or rough.flat[k]
     return out
+
+
+@cache
+def _fused(x: float, y: float, z: float, kind: DType) -> float:
+    exact = Fraction(x) * Fraction(y) + Fraction(z)
+    return nearest(exact, kind) if exact else 0.0
 
 
 def loaded(*types: DType) -> list[Value]:
@@ -108,7 +117,8 @@ def special(kind: DType) -> Array:
         info = np.finfo(kind.numpy)
         some = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 7.0, 0.1, 1e-3, 100.7, 1e4, math.pi, math.inf,
                 math.nan, float(info.max), float(info.tiny), float(info.smallest_subnormal),
-                float(info.tiny) * 0.7, 1 - float(info.epsneg), 1 + float(info.eps)]  # fmt: skip
+                float(info.tiny) * 0.7, float(info.smallest_subnormal) * 19,
+                1 - float(info.epsneg), 1 + float(info.eps)]  # fmt: skip
         with np.errstate(all="ignore"):
             return np.array([s * v for v in some for s in (1, -1)], kind.numpy)
     low, high, width = kind.lowest, kind.highest, 8 * kind.itemsize
@@ -169,6 +179,20 @@ def test_an_op_is_the_reference_to_the_bit(name: str, kind: DType) -> None:
     assert right.all(), [(*(a[~right][:5] for a in arrays), got[~right][:5], want[~right][:5])]
 
 
+@pytest.mark.parametrize("kind", [bool_, *REAL], ids=str)
+def test_machine_code_is_the_reference_to_the_bit(kind: DType, full: bool) -> None:
+    pytest.importorskip("llvmlite")
+    if not full and kind.name not in ("bool", "int8", "uint32", "int64", "float16", "float32"):
+        return
+    for name in [name for name, k in EXACT if k is kind]:
+        types = [kind] * (2 if name in BINARY or name == "power" else 1)
+        arrays, values = crossed(*types), ulp.operands_of(*types)
+        got = ulp.Compiled(spell(name, *values), values)(*arrays)
+        want = np.array([apply(name, *xs) for xs in zip(*arrays)])
+        right = same(got, want, name in ("maximum", "minimum", "nextafter"))
+        assert right.all(), (name, [a[~right][:5] for a in arrays], got[~right][:5])
+
+
 @pytest.mark.parametrize("kind", [t for t in REAL if t.kind != "float"], ids=str)
 def test_a_constant_operand_changes_nothing(kind: DType) -> None:
     (x,) = arrays = [special(kind)]
@@ -201,6 +225,65 @@ def test_a_cast_is_the_references(kind: DType, target: DType) -> None:
     assert same(got, want).all(), (x[~same(got, want)], got, want)
 
 
+OPERAND = {"logaddexp", "lgamma", "polygamma"}  # docs/equality.md: ulp of the largest operand too
+FUNCTIONS = sorted(ROUNDED | {"power"})
+FLOATS = [t for t in REAL if t.kind == "float"]
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_near_the_reference(name: str, kind: DType) -> None:
+    """Within 2 ulp, and half an ulp of the reference's; within 4 for the class `operand`."""
+    types = [kind] * (2 if name in ("power", "atan2", "hypot", "logaddexp") else 1)
+    arrays = crossed(*types)
+    values = loaded(*types)
+    first = [like(values[0], 0)] if name == "polygamma" else []
+    got = ran(spell(name, *first, *values), **dict(zip("xyz", arrays)))
+    zeros = [np.zeros_like(arrays[0])] * len(first)
+    want = np.array([apply(name, *xs) for xs in zip(*zeros, *arrays)])
+    with np.errstate(all="ignore"):
+        size = np.abs(want)
+        if name in OPERAND:
+            size = np.maximum.reduce([size, *map(np.abs, arrays)])
+        right = np.abs(got - want) <= (4 if name in OPERAND else 2.5) * np.spacing(size)
+        if name not in OPERAND:
+            right &= (got != 0) | (want != 0) | same(got, want)
+    right |= same(got, want)
+    assert right.all(), [(*(a[~right][:5] for a in arrays), got[~right][:5], want[~right][:5])]
+
+
+@pytest.mark.parametrize("name", [*ulp.CASES, *ulp.PAIRS])
+def test_machine_code_is_within_2_ulp_of_the_exact_value(name: str) -> None:
+    """Of a sample: `make ulp` measures every float32, and writes docs/scalar_math.md."""
+    pytest.importorskip("llvmlite")
+    for worst in (ulp.worst_of_float32, ulp.worst_of_float64):
+        found = worst(name, quick=True)
+        assert found.ulps <= 2.0, found
+
+
+def test_bfloat16_is_float32_rounded() -> None:
+    """To nearest even from any type, with its own bits for what looks at bits."""
+    kind = dtype("bfloat16")
+    for source in [bool_, *REAL]:
+        (value,), x = loaded(source), special(source)
+        with np.errstate(over="ignore"):
+            want = np.array([Reference().cast(a, kind) for a in x], kind.numpy)
+        got = ran(cast(value, kind), x=x)
+        nan = np.isnan(widened(got)) & np.isnan(widened(want))
+        assert ((got.view("u2") == want.view("u2")) | nan).all(), (source, x, got, want)
+    x, y = (narrowed(a) for a in crossed(dtype("float32"), dtype("float32")))
+    for name in ("add", "divide", "maximum", "exp", "power", "less"):
+        arrays = {"x": x} if name == "exp" else {"x": x, "y": y}
+        got = ran(spell(name, *loaded(*[kind] * len(arrays))), **arrays)
+        wide = spell(name, *loaded(*[dtype("float32")] * len(arrays)))
+        found = ran(wide, **{k: widened(v) for k, v in arrays.items()})
+        assert (got == (found if found.dtype == bool else narrowed(found))).all()
+    (value,) = loaded(kind)
+    above = ran(spell("nextafter", value, value.body.load("y", Expr.of(0), kind)), x=x, y=y)
+    assert ((widened(above) > widened(x)) == (widened(y) > widened(x))).all()
+    assert (ran(spell("signbit", value), x=x) == np.signbit(widened(x))).all()
+
+
 def test_where_takes_either() -> None:
     for kind in REAL:
         condition, x, y = crossed(bool_, kind, kind)
@@ -212,5 +295,17 @@ def test_what_has_no_spelling_is_a_key_error() -> None:
     for kind, name in itertools.product(("complex64", "complex128"), ("add", "abs", "conj")):
         with pytest.raises(KeyError, match=name):
             spell(name, *loaded(dtype(kind)))
+    order, x = loaded(dtype("float32"), dtype("float32"))
+    for n in (order, like(x, 1.0)):
+        with pytest.raises(KeyError, match="order above 0"):
+            spell("polygamma", n, x)
     with pytest.raises(KeyError, match="median"):
         spell("median", *loaded(dtype("float32")))
+
+
+def test_a_long_chain_of_values_is_walked_without_recursion() -> None:
+    (x,) = loaded(dtype("float32"))
+    value = x
+    for _ in range(3000):
+        value = value + x
+    assert len(operands([value])) == 3001

@@ -8,6 +8,7 @@ names of loop variables and sizes; what a load reads is an offset in elements.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stagekit.symbolic import Expr
-from stagekit.types import DType, bool_, float32, float64, int32, int64
+from stagekit.types import DType, bool_, float16, float32, float64, int32, int64
 
 # What a machine can do to scalars. Comparisons give bool; `ne` is true of NaN, the others false.
 # `div` is of floats only: `quotient` and `modulus` are of integers, truncate, and never trap, since
@@ -163,6 +164,8 @@ class Body:
     def __init__(self) -> None:
         self._values: dict[Any, Value] = {}
         self.dynamic: dict[str, Value] = {}  # names of indices that are values: of a gather
+        self.operands: dict[Value, tuple[Value, ...]] = {}  # found once: see `arguments`, `every`
+        self.closures: dict[Value, tuple[Value, ...]] = {}
 
     def _made(
         self, op: str, args: tuple[Value, ...], type: DType, attr: Any, names: frozenset[str],
@@ -273,7 +276,7 @@ def constant_bits(value: Any, type: DType) -> Any:
 
 
 def _folded(body: Body, op: str, args: tuple[Value, ...], type: DType) -> Value | None:
-    """What needs no instruction: exact identities only."""
+    """What needs no instruction: exact identities, and arithmetic of constants in their type."""
     if op == "select":
         condition, then, otherwise = args
         if condition.op == "constant":
@@ -288,9 +291,21 @@ def _folded(body: Body, op: str, args: tuple[Value, ...], type: DType) -> Value 
         neutral = {"add": 0, "sub": 0, "mul": 1, "or": 0, "xor": 0, "shift_left": 0}
         if op in neutral and args[1].attr == neutral[op]:
             return args[0]
-    if type.kind == "float" and op == "neg" and args[0].op == "constant":
-        return body.constant(-args[0].attr, type)
+    if op in _EXACT and all(a.op == "constant" for a in args) and type is not float16:
+        with np.errstate(all="ignore"):
+            numbers = [a.type.numpy.type(a.attr) for a in args]
+            return body.constant(_EXACT[op](*numbers).item(), type)
     return None
+
+
+# Operations that NumPy's scalars do as a machine does: correctly rounded, integers wrap.
+_EXACT: dict[str, Any] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": np.divide,
+    "neg": operator.neg, "abs": abs, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil,
+    "trunc": np.trunc, "rint": np.rint, "copysign": np.copysign, "eq": np.equal,
+    "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+    "ge": np.greater_equal, "and": operator.and_, "or": operator.or_, "xor": operator.xor,
+}  # fmt: skip
 
 
 # ----- words for rules of scalar mathematics ------------------------------------------------------
@@ -443,33 +458,59 @@ def operands(roots: Iterable[Value]) -> list[Value]:
     """The values needed for some, operands first; what only a fold's body needs is left out."""
     found: set[Value] = set()
     order: list[Value] = []
-
-    def visit(value: Value) -> None:
-        if value in found:
-            return
-        found.add(value)
-        for arg in () if value.op == "fold" else arguments(value):
-            visit(arg)
-        order.append(value)
-
-    for root in roots:
-        visit(root)
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif value not in found:
+            found.add(value)
+            stack.append((value, True))
+            args = () if value.op == "fold" else arguments(value)
+            stack += [(arg, False) for arg in reversed(args)]
     return order
 
 
 def arguments(value: Value) -> tuple[Value, ...]:
     """The operands of a value, those hidden in its indices included."""
-    hidden: list[Value] = []
+    found = value.body.operands.get(value)
+    if found is None:
+        found = value.body.operands[value] = (*value.args, *_hidden(value))
+    return found
+
+
+def _hidden(value: Value) -> list[Value]:
+    dynamic = value.body.dynamic
     if value.op == "load":
-        hidden = [value.body.dynamic[n] for n in sorted(value.attr.offset.names)
-                  if n in value.body.dynamic]  # fmt: skip
-        if value.attr.guard is not None:
-            hidden.append(value.attr.guard)
+        exprs: tuple[Expr, ...] = (value.attr.offset,)
     elif value.op in ("number", "test"):
         exprs = (value.attr,) if value.op == "number" else value.attr[1:]
-        hidden = [value.body.dynamic[n] for e in exprs for n in sorted(e.names)
-                  if n in value.body.dynamic]  # fmt: skip
-    return (*value.args, *hidden)
+    else:
+        return []
+    hidden = [dynamic[n] for e in exprs for n in sorted(e.names) if n in dynamic] if dynamic else []
+    if value.op == "load" and value.attr.guard is not None:
+        hidden.append(value.attr.guard)
+    return hidden
+
+
+def every(root: Value) -> tuple[Value, ...]:
+    """All values under one, those inside of folds included, operands first."""
+    known = root.body.closures.get(root)
+    if known is not None:
+        return known
+    found: set[Value] = set()
+    order: list[Value] = []
+    stack: list[tuple[Value, bool]] = [(root, False)]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif value not in found:
+            found.add(value)
+            stack.append((value, True))
+            stack += [(a, False) for a in arguments(value)]
+    result = root.body.closures[root] = tuple(order)
+    return result
 
 
 def rebuilt(

@@ -8,30 +8,35 @@ pointers of what library calls gave. It returns 0, or the number of a check that
 from __future__ import annotations
 
 import ctypes
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from stagekit.evaluation import FAILURES, Array, explain, quietly, type_of
+from stagekit.evaluation import FAILURES, Array, explain, quietly, scalar, type_of
 from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
+from stagekit.kernels.aliasing import may_overwrite
+from stagekit.kernels.arena import Arenas
 from stagekit.kernels.emit import Emitter, memory_type
-from stagekit.kernels.ir import Check, Kernel, Loop
+from stagekit.kernels.entry import CallType, Operand, Result
+from stagekit.kernels.ir import Check, Kernel, Loop, every
 from stagekit.kernels.lower import CannotLower, Lowering, flat
-from stagekit.kernels.matmul import Matmul
+from stagekit.kernels.matmul import Matmul, flattened
 from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
-from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
+from stagekit.kernels.schedule import Scheduled, Target, count, product, schedule
 from stagekit.node import Node, is_projection
-from stagekit.plan import Env, Plan, concrete
+from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
 from stagekit.symbolic import Expr, evaluate
 from stagekit.types import DType
 
+_LONG = 1 << 20  # operations, or bytes, from which other threads of Python may run meanwhile
 _PARALLEL = 1 << 15  # elements (times their cost) from which a second thread pays
 
 _refused: dict[Any, str] = {}  # kinds of nodes whose elements no kernel can say, and why
@@ -84,12 +89,14 @@ class Steps:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        mine: dict[Any, str] = {}
         while True:
             try:
-                self._make(Partition(graph, _refused, blas.available()))
+                self._make(Partition(graph, ChainMap(mine, _refused), blas.available()))
                 return
             except CannotLower as error:
-                _refused[kind_of(error.node)] = str(error)
+                kind = kind_of(error.node)
+                (mine if kind == error.node else _refused)[kind] = str(error)
 
     def _make(self, partition: Partition) -> None:
         self.partition = partition
@@ -141,7 +148,7 @@ class Steps:
         name = f"matmul{len(self.steps)}"
         out = self.buffers[node]
         shape = tuple(map(Expr.of, node.type.shape))
-        op = Matmul(name, node.type.dtype, x, y, out, shape)
+        op = flattened(Matmul(name, node.type.dtype, x, y, out, shape))
         reads = (self.buffers[x.base], self.buffers[y.base])
         self.steps.append(MatmulStep(name, reads, (out,), (node,), op))
 
@@ -195,6 +202,11 @@ class Steps:
         return targets
 
 
+def has_checks(step: Step) -> bool:
+    """Whether something may fail in a step."""
+    return isinstance(step, KernelStep) and bool(step.scheduled.kernel.checks)
+
+
 def _touched(kernel: Kernel) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The buffers that a kernel reads and writes."""
     written = {s.buffer for stage in kernel.stages for s in (*stage.stores, *stage.columns)}
@@ -229,10 +241,21 @@ class Code:
         e.do("store i64 0, ptr %error")
         for step in steps:
             self._run(e, step)
-        result = e.emit("load i64, ptr %error")
-        e.do(f"ret i64 {result}")
+            if has_checks(step):
+                self._stop_where_one_failed(e)
+        e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
         self.functions[name] = llvm.Written(text, tuple(e.declared))
+
+    def _stop_where_one_failed(self, e: Emitter) -> None:
+        """Nothing after a failed check is run: the steps that follow may write in place."""
+        found = e.emit("load i64, ptr %error")
+        failed = e.emit(f"icmp ne i64 {found}, 0")
+        n = e.fresh_block()
+        e.do(f"br i1 {failed}, label %stop{n}, label %go{n}")
+        e.label(f"stop{n}")
+        e.do(f"ret i64 {found}")
+        e.label(f"go{n}")
 
     def text(self) -> str:
         """The module."""
@@ -352,7 +375,9 @@ class Code:
         end = e.call("i64", "llvm.smin.i64", ("i64", stop), ("i64", total))
         e.do(f"call void @{name}(ptr %args, i64 {begin}, i64 {end})")
         e.do("ret void")
-        task = f"{name}_task"
+        task = f"{name}_task{grain}"  # equal functions may run in chunks of several sizes
+        if task in self.functions:
+            return task
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
@@ -397,8 +422,9 @@ class NativePlan:
     Where a check fails the NumPy plan runs and raises its error, with the user's line.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, numbers: tuple[Node, ...] = ()) -> None:
         self.graph = graph
+        self.numbers = numbers
         self.steps = Steps(graph)
         self.layout = self._laid_out()
         self.symbols = graph.symbols
@@ -453,11 +479,66 @@ class NativePlan:
     # ----- calls
 
     @cached_property
+    def address(self) -> int | None:
+        """Where the code lies, None where it is not one function, or none at all."""
+        alone = len(self.entries) == 1 and self.entries[0] is not None
+        return self.library.address("plan0") if alone else None
+
+    @cached_property
+    def arenas(self) -> Arenas:
+        """The arenas of calls that do not come through here."""
+        return Arenas()
+
+    def call_type(
+        self, operands: Sequence[Operand], written: Sequence[int | None], single: bool, env: Env
+    ) -> CallType | None:
+        """How cells like `operands` are given to the code; None where it does not give the outputs.
+
+        `written` tells for each output which operand's new value it is, None if it is returned.
+        """
+        names = [self.steps.buffers.get(node, "") for node in self.graph.outputs]
+        inputs, outputs = self.layout.inputs, self.layout.outputs
+        if not all(name in inputs or name in outputs for name in names):
+            return None
+        shown = {inputs[name] for name in names if name in inputs}
+        results: list[Result] = []
+        owners: dict[str, int] = {}  # those that are written come first, and own their buffers
+        rows = list(zip(self.graph.outputs, names, written, strict=True))
+        for node, name, cell in sorted(rows, key=lambda row: row[2] is None):
+            shape = tuple(int(n) for n in concrete(node.type.shape, env))
+            result = Result(node.type.dtype.numpy, shape, cell)
+            if name in inputs:
+                result = replace(result, view_of=inputs[name])
+            elif name in owners:
+                result = replace(result, view_of=owners[name])
+            else:
+                owners[name] = len(operands) + len(results)
+                here = cell is not None and cell not in shown and self._may_be_in_place(
+                    result, name, operands[cell], cell
+                )
+                result = replace(result, in_place=here, output=outputs[name])
+            results.append(result)
+        words = tuple(_as_word(env[n]) for n in self.symbols)
+        arena = int(evaluate(self.layout.arena.size, env))
+        work = cost(self.graph, env)
+        is_long = max(work.flops, work.bytes) > _LONG
+        return CallType(tuple(operands), tuple(results), single, words, arena, is_long)
+
+    def _may_be_in_place(self, result: Result, name: str, operand: Operand, place: int) -> bool:
+        """Whether a result may lie where an operand did: never where a check may yet fail."""
+        alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
+        given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
+        steps = self.steps.steps
+        checked = max((k for k, step in enumerate(steps) if has_checks(step)), default=-1)
+        return alike and may_overwrite(steps, name, given, checked)
+
+    @cached_property
     def referee(self) -> Plan:
         """The plan on NumPy, which words the errors."""
         return Plan(self.graph)
 
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+        arrays = [*arrays, *map(partial(_number, env=env), self.numbers)]
         if config.trap is not None:
             return self.referee(arrays, env)
         given = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
@@ -551,6 +632,11 @@ class _Memory:
         if array.base is not None and np.may_share_memory(array, self.arena):
             return array.copy()
         return array if array.flags.c_contiguous else array.copy()
+
+
+def _number(node: Node, env: Env) -> Array:
+    """The value of a `number`."""
+    return scalar(evaluate(dict(node.attrs)["expr"], env), node.type.dtype)
 
 
 def _as_word(value: Any) -> int:

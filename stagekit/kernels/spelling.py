@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagekit.kernels import division, scalar_math, trigonometry
+from stagekit.kernels import division, gamma, scalar_math, trigonometry
 from stagekit.kernels.ir import (
     Value,
     bits,
@@ -72,40 +72,28 @@ def cast(x: Value, target: DType) -> Value:
         return x
     if "complex" in (x.type.kind, target.kind):
         raise KeyError(f"astype of {x.type} to {target}")
-    if x.type is bool_:
-        return select(x, x.body.constant(1, target), x.body.constant(0, target))
     if target is bool_:
-        return unequal(x if x.type not in NARROW else cast(x, float32), 0)
+        return unequal(cast(x, float32) if x.type in NARROW else x, 0)
     if x.type is bfloat16:
         return cast(bits(convert(bits(x, uint16), uint32) << 16, float32), target)
-    if target in NARROW:
-        wide = _odd_narrowed(x)
-        return convert(wide, float16) if target is float16 else _bfloat16(wide)
+    if target is bfloat16:
+        return _bfloat16(cast(x, float32))
+    if x.type is bool_:
+        return select(x, x.body.constant(1, target), x.body.constant(0, target))
+    if target is float16:  # from integers too: those that are no float32 are infinite
+        return convert(_to_odd(x) if x.type is float64 else convert(x, float32), float16)
     if x.type is float16 and target is not float32:
         return convert(convert(x, float32), target)
     return convert(x, target)
 
 
-def _odd_narrowed(x: Value) -> Value:
-    """A number as float32, which rounds to 16 bits as x itself: to odd, or exactly, or clamped."""
-    if x.type.kind != "float" and x.type.itemsize > 2:
-        x = convert(x, float64) if x.type.itemsize == 4 else _odd_integer(x)
+def _to_odd(x: Value) -> Value:
+    """A float64 as a float32 that rounds to float16 as x itself: to odd where it is not exact."""
     near = convert(x, float32)
-    if x.type is not float64:
-        return near
-    back = convert(near, float64)
-    whole = bits(near, int32)
+    back, whole = convert(near, float64), bits(near, int32)
     beyond = unary("abs", back) > unary("abs", x)
     odd = bits(select(beyond, whole - 1, whole) | 1, float32)
     return select((back < x) | (back > x), odd, near)
-
-
-def _odd_integer(x: Value) -> Value:
-    """A 64-bit integer as float64 that rounds to few digits as x itself: its low bits as one."""
-    low = x & 0xFFF
-    short = (x ^ low) | select(unequal(low, 0), like(x, 1 << 11), 0)
-    large = (x > 1 << 52) if x.type.kind == "uint" else (x > 1 << 52) | (x < -(1 << 52))
-    return convert(select(large, short, x), float64)
 
 
 def _bfloat16(x: Value) -> Value:
@@ -125,16 +113,15 @@ def _signbit(x: Value) -> Value:
 
 def _next_after(x: Value, y: Value) -> Value:
     """One step of the integer that the bits spell, away from zero or toward it."""
-    layout, zero = SIGNED[x.type], x.body.constant(0.0, x.type)
+    layout = SIGNED[x.type]
     wide_x, wide_y = (cast(v, float32) if v.type in NARROW else v for v in (x, y))
     whole = bits(x, layout)
     away = (wide_y > wide_x) ^ (whole < 0)
     moved = bits(whole + select(away, like(whole, 1), -1), x.type)
     tiny = bits((bits(y, layout) & layout.lowest) | 1, x.type)
     moved = select(equal(wide_x, 0.0), tiny, moved)
-    nan = select(unequal(wide_x, wide_x), x, select(unequal(wide_y, wide_y), y, zero))
-    known = unequal(wide_x, wide_x) | unequal(wide_y, wide_y)
-    return select(known, nan, select(equal(wide_x, wide_y), y, moved))
+    moved = select(equal(wide_x, wide_y) | unequal(wide_y, wide_y), y, moved)
+    return select(unequal(wide_x, wide_x), x, moved)
 
 
 REPRESENTATION: dict[str, Rule] = {"signbit": _signbit, "nextafter": _next_after}
@@ -206,7 +193,7 @@ FLOAT |= {
         scalar_math.asinh, scalar_math.acosh, scalar_math.atanh, scalar_math.power,
         scalar_math.rsqrt, scalar_math.hypot, scalar_math.erf, scalar_math.erfc,
         trigonometry.sin, trigonometry.cos, trigonometry.tan, trigonometry.asin,
-        trigonometry.acos, trigonometry.atan, trigonometry.atan2,
+        trigonometry.acos, trigonometry.atan, trigonometry.atan2, gamma.lgamma, gamma.polygamma,
     )
 }  # fmt: skip
 

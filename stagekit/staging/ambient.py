@@ -11,7 +11,7 @@ from stagekit.errors import RetraceError
 from stagekit.settings import config
 from stagekit.source import here
 
-_eagerly: ContextVar[bool] = ContextVar("eagerly", default=False)
+eagerly_variable: ContextVar[bool] = ContextVar("eagerly", default=False)
 _forbidden: ContextVar[bool] = ContextVar("no_retrace", default=False)
 
 
@@ -32,16 +32,16 @@ class run_eagerly:
             config.disable = enabled
 
     def __enter__(self) -> Self:
-        self._token = _eagerly.set(True)
+        self._token = eagerly_variable.set(True)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _eagerly.reset(self._token)
+        eagerly_variable.reset(self._token)
 
 
 def runs_eagerly() -> bool:
     """Whether staging is off here and now."""
-    return config.disable or _eagerly.get()
+    return config.disable or eagerly_variable.get()
 
 
 @contextmanager

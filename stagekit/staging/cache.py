@@ -1,18 +1,23 @@
-"""The traces of one function: families by key, newest first, least recently used dropped."""
+"""The traces of one function: families by key, newest first, least recently used dropped.
+
+Beside them the direct ways of late calls: functions that go straight to machine code.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stagekit.kernels.entry import Tally
 from stagekit.staging.interpreter import Left
 from stagekit.staging.signature import Call, Pattern, weak_parts
 from stagekit.staging.trace import Entry
 
 _LOST_LIMIT = 3
+_WAYS_LIMIT = 8
 _REPEATABLE = frozenset(("print", "input", "open", "time", "random", "np.random", "iterator"))
 
 
@@ -42,6 +47,12 @@ class Family:
     lost: int = 0
     eager: Left | None = None
     watchers: list[Any] = field(default_factory=list)
+    since: int = 0  # the number of the last hit before there was any entry
+
+    @property
+    def last(self) -> int:
+        """The number of the last hit."""
+        return max((int(entry.stamp[0]) for entry in self.entries), default=self.since)
 
     def sizes(
         self, dynamic: str | bool, name: str, shape: tuple[int, ...]
@@ -77,12 +88,23 @@ class Family:
             self.entries = (entry, *(e for e in self.entries if e is not entry))
 
 
+class Way(NamedTuple):
+    """The direct way for an entry and calls of such sizes and numbers; None where there is none."""
+
+    entry: Entry
+    sizes: Any
+    call: Callable[..., Any] | None
+
+
 class Cache:
-    """Families by key, at most `limit` entries in all."""
+    """Families by key, at most `limit` entries in all.
+
+    `direct` are the functions of the ways, the latest first; they count their hits themselves.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.families: OrderedDict[Any, Family] = OrderedDict()
+        self.families: dict[Any, Family] = {}
         self.lock = threading.RLock()
         self.clear()
 
@@ -91,16 +113,29 @@ class Cache:
         with self.lock:
             self.families.clear()
             self.history: list[Entry] = []
-            self.hits = self.misses = self.traces = self.evictions = 0
+            self.misses = self.traces = self.evictions = 0
+            self.hits = Tally()
+            self.ways: list[Way] = []
+            self.direct: tuple[Callable[..., Any], ...] = ()
 
-    def used(self, key: Any, family: Family, entry: Entry) -> None:
+    def used(self, family: Family, entry: Entry) -> None:
         """Note a hit."""
-        self.hits += 1
+        self.hits.note(entry.stamp)
         family.used(entry)
-        if len(self.families) > 1:
-            with self.lock:
-                if key in self.families:
-                    self.families.move_to_end(key)
+
+    def way(self, entry: Entry, sizes: Any) -> Way | None:
+        """What is known of the direct way for an entry and such sizes."""
+        known = (way for way in self.ways if way.entry is entry and way.sizes == sizes)
+        return next(known, None)
+
+    def add_way(self, way: Way) -> None:
+        """Remember a direct way, instead of the oldest one if there are many."""
+        with self.lock:
+            self._keep_ways([way, *self.ways[: _WAYS_LIMIT - 1]])
+
+    def _keep_ways(self, ways: list[Way]) -> None:
+        self.ways = ways
+        self.direct = tuple(way.call for way in ways if way.call is not None)
 
     def add(self, call: Call, family: Family, entry: Entry) -> bool:
         """Remember a trace; False where another thread has made one for such calls meanwhile."""
@@ -111,7 +146,8 @@ class Cache:
             if known is None:
                 self.families[call.key] = family
                 family.watchers = self._watchers(call.key)
-            self.families.move_to_end(call.key)
+                family.since = int(self.hits.calls[0])
+            entry.stamp[:] = self.hits.calls
             self.traces += 1
             self.history.append(entry)
             del self.history[: -2 * self.limit]
@@ -126,18 +162,22 @@ class Cache:
 
         def forget(_: Any) -> None:
             cache = families()
-            if cache is not None:
-                cache.families.pop(key, None)
+            family = None if cache is None else cache.families.pop(key, None)
+            if cache is not None and family is not None:
+                with cache.lock:
+                    cache._keep_ways([w for w in cache.ways if w.entry not in family.entries])
 
         return [weakref.ref(part(), forget) for part in weak_parts(key) if part() is not None]
 
     def _evict(self) -> None:
         """Drop the least recently used entry beyond the limit."""
         while sum(max(1, len(f.entries)) for f in list(self.families.values())) > self.limit:
-            key, oldest = next(iter(self.families.items()))
+            key, oldest = min(self.families.items(), key=lambda item: item[1].last)
+            dropped = oldest.entries[-1:]
             oldest.entries = oldest.entries[:-1]
             if not oldest.entries:
                 del self.families[key]
+            self._keep_ways([way for way in self.ways if way.entry not in dropped])
             self.evictions += 1
 
     def size(self) -> int:
@@ -146,8 +186,9 @@ class Cache:
 
     def info(self) -> CacheInfo:
         """The counts so far."""
+        hits = int(self.hits.calls[0])
         return CacheInfo(
-            self.hits, self.misses, self.limit, self.size(), self.traces, self.evictions
+            hits, self.misses, self.limit, self.size(), self.traces, self.evictions
         )
 
 

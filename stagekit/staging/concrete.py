@@ -73,6 +73,12 @@ class ConcreteFunction:
         """The steps that a call runs: native code, or NumPy's where there is none."""
         return backend.plan(self.optimized, self.facts.known)
 
+    @property
+    def native(self) -> NativePlan | None:
+        """The plan, where it is one function of machine code."""
+        plan = self.plan
+        return plan if isinstance(plan, NativePlan) and plan.address is not None else None
+
     def cost(self) -> Cost:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
         return cost(self.optimized, self.env)

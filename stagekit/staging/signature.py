@@ -30,11 +30,16 @@ Arguments = Mapping[str, Any]
 
 
 class Binding(NamedTuple):
-    """How calls of a function become a mapping of its parameters, and back."""
+    """How calls of a function become a mapping of its parameters, and back.
+
+    `header` is the text of the parameters, its defaults by the names of `defaults`.
+    """
 
     bind: Callable[..., dict[str, Any]]
     call: Callable[[Callable[..., Any], Arguments], Any]
     names: tuple[str, ...]
+    header: str
+    defaults: dict[str, Any]
 
 
 def binding(fn: Callable[..., Any]) -> Binding:
@@ -45,14 +50,14 @@ def binding(fn: Callable[..., Any]) -> Binding:
     {'x': 1, 'rest': (2,), 'k': 3}
     """
     parameters = list(_signature(fn).parameters.values())
-    scope: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     declared: list[str] = []
     passed: list[str] = []
     for k, p in enumerate(parameters):
         star = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(p.kind.name, "")
         default = ""
         if p.default is not p.empty:
-            scope[f"_default{k}"] = p.default
+            defaults[f"_default{k}"] = p.default
             default = f"=_default{k}"
         if p.kind is p.KEYWORD_ONLY and not any(q.startswith("*") for q in declared):
             declared.append("*")
@@ -64,13 +69,14 @@ def binding(fn: Callable[..., Any]) -> Binding:
             declared.append("/")
     names = tuple(p.name for p in parameters)
     items = ", ".join(f"{name!r}: {name}" for name in names)
-    source = f"def bind({', '.join(declared)}):\n    return {{{items}}}\n"
+    header, scope = ", ".join(declared), dict(defaults)
+    source = f"def bind({header}):\n    return {{{items}}}\n"
     source += f"def call(_fn, _m):\n    return _fn({', '.join(passed)})\n"
     exec(compile(source, "<stagekit signature>", "exec"), scope)
     bind = scope["bind"]
     bind.__name__ = getattr(fn, "__name__", "function")
     bind.__qualname__ = getattr(fn, "__qualname__", bind.__name__)
-    return Binding(bind, scope["call"], names)
+    return Binding(bind, scope["call"], names, header, defaults)
 
 
 def _signature(fn: Any) -> inspect.Signature:

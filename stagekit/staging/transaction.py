@@ -14,7 +14,8 @@ from typing import Any, final
 
 import optree
 
-from stagekit.op import Over, current, using
+from stagekit.eager.interpreter import EAGER
+from stagekit.op import Over, current, put, using
 from stagekit.random import holding, is_state
 from stagekit.symbolic import Number
 
@@ -24,8 +25,11 @@ _committing = threading.RLock()
 
 
 def commit(writes: Iterable[tuple[Any, Any]]) -> None:
-    """Put each value into its cell, no other commit in between."""
+    """Put each value into its cell: all at once, or under a tape one such commit after another."""
     interpreter = current()
+    if interpreter is EAGER:
+        put(list(writes))
+        return
     with _committing:
         for cell, value in writes:
             interpreter.write(cell, value)

@@ -417,13 +417,17 @@ def describe(obj: Any) -> str:
 
 
 class _Place:
-    """A node of the tree of paths: its guards, and the places one step further."""
+    """A node of the tree of paths: its guards, the places one step further, and whether what is
+    there is asked for.
+    """
 
-    __slots__ = ("after", "guards")
+    __slots__ = ("after", "guards", "path", "wanted")
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.guards: list[Guard] = []
         self.after: dict[Any, _Place] = {}
+        self.wanted = False
 
 
 def compile_guards(guards: Sequence[Guard]) -> Callable[[Arguments], int]:
@@ -437,60 +441,87 @@ def compile_guards(guards: Sequence[Guard]) -> Callable[[Arguments], int]:
     def slow(arguments: Arguments) -> int:
         return next((i for i, g in enumerate(held) if not g.holds(arguments)), -1)
 
-    writer = _Writer(slow)
-    roots: dict[Any, tuple[Path, _Place]] = {}
-    for guard in held:
-        path = guard.path
-        start = Path(path.kind, path.name, path.holder)
-        place = roots.setdefault(start, (start, _Place()))[1]
-        for step in path.steps:
-            place = place.after.setdefault((*step, type(step[1])), _Place())
-        place.guards.append(guard)
-    for start, place in roots.values():
-        writer.start(start, place)
-    return writer.finish()
+    writer = Writer("slow(a)", "a", lambda name: f"a[{name!r}]")
+    writer.bound["slow"] = slow
+    writer.write(held)
+    body = "".join(f"        {line}\n" for line in writer.lines)
+    source = f"def check(a):\n    try:\n{body}        return -1\n    except GONE:\n"
+    source += "        return slow(a)\n"
+    exec(compile(source, "<guards>", "exec"), writer.bound)
+    return writer.bound["check"]  # type: ignore[no-any-return]
 
 
-class _Writer:
-    """Writes the source of the check; every constant is bound by a name made here."""
+class Writer:
+    """Writes source that checks guards and reads paths, each shared prefix once.
 
-    def __init__(self, slow: Callable[[Arguments], int]) -> None:
-        self.bound: dict[str, Any] = {"slow": slow, "peek": peek, "referent": referent}
+    `miss` is the text of what is returned where a guard may not hold, `arguments` that of all
+    arguments of the call and `argument` gives that of one. What the lines refer to is in `bound`:
+    constants under names made here. They raise one of `GONE` where a path leads nowhere.
+    """
+
+    def __init__(self, miss: str, arguments: str, argument: Callable[[str], str]) -> None:
+        self.miss, self.arguments, self.argument = miss, arguments, argument
+        self.bound: dict[str, Any] = {"peek": peek, "referent": referent, "same": operator.is_}
         self.bound["PLAIN"] = frozenset([dict, list, tuple, OrderedDict, deque])
         self.bound["GONE"] = (*ABSENT, ValueError, TypeError)
-        self.bound |= {"holds": Guard.holds, "same": operator.is_}
+        self.bound["holds"] = Guard.holds
         self.lines: list[str] = []
         self.count = 0
+        self.found: dict[Path, str] = {}
+
+    def write(self, guards: Sequence[Guard], paths: Sequence[Path] = ()) -> list[str]:
+        """Lines for guards and paths; what names the objects at the paths afterwards."""
+        roots: dict[Path, _Place] = {}
+        for guard in guards:
+            _place_of(guard.path, roots).guards.append(guard)
+        for path in paths:
+            _place_of(path, roots).wanted = True
+        for place in roots.values():
+            self.start(place.path, place)
+        return [self.found.get(path) or self._by_reading(path) for path in paths]
+
+    def _by_reading(self, path: Path) -> str:
+        text = self.variable(f"{self.constant(path.read)}({self.arguments})")
+        self.found[path] = text
+        return text
 
     def constant(self, value: object) -> str:
-        name = f"c{len(self.bound)}"
+        """A name for an object."""
+        name = f"_c{len(self.bound)}"
         self.bound[name] = value
         return name
 
-    def variable(self, expression: str) -> str:
+    def name(self) -> str:
+        """A name that nothing has yet."""
         self.count += 1
-        self.lines.append(f"v{self.count} = {expression}")
-        return f"v{self.count}"
+        return f"_v{self.count}"
+
+    def variable(self, expression: str) -> str:
+        """A name for the value of an expression."""
+        name = self.name()
+        self.lines.append(f"{name} = {expression}")
+        return name
 
     def require(self, condition: str) -> None:
-        self.lines.append(f"if not ({condition}): return slow(a)")
+        """Miss where the condition does not hold."""
+        self.lines.append(f"if not ({condition}): return {self.miss}")
 
     def start(self, path: Path, place: _Place) -> None:
         if any(g.kind == "missing" for g in place.guards):
             return self._by_method(place)
         if path.kind == "argument":
-            expression = f"a[{self.constant(path.name)}]"
+            expression = self.argument(path.name)
         elif path.kind == "cell":
             expression = f"{self.constant(path.holder)}.cell_contents"
         elif path.name in path.holder:
             expression = f"{self.constant(path.holder)}[{self.constant(path.name)}]"
         else:
-            expression = f"{self.constant(path.start)}(a)"
+            expression = f"{self.constant(path.start)}({self.arguments})"
         return self.place(self.variable(expression), place)
 
     def _by_method(self, place: _Place) -> None:
         for guard in place.guards:
-            self.require(f"holds({self.constant(guard)}, a)")
+            self.require(f"holds({self.constant(guard)}, {self.arguments})")
         for after in place.after.values():
             self._by_method(after)
 
@@ -507,6 +538,8 @@ class _Writer:
             self._by_method(place)
 
     def place(self, v: str, place: _Place) -> None:
+        if place.wanted:
+            self.found[place.path] = v
         for guard in place.guards:
             self.guard(v, guard)
         known = next((g for g in place.guards if g.kind in ("type", "identity")), None)
@@ -515,7 +548,7 @@ class _Writer:
             if any(g.kind == "missing" for g in after.guards):
                 self._presence(v, how, key, known, after)
             elif how == "." and _is_method(known, key, after):
-                held = self._held(after.guards[0].value)
+                held = self.held(after.guards[0].value)
                 self.require(f"getattr({v}.{key}, '__func__', None) is {held}")
             elif how == ".":
                 self.place(self.variable(self.attribute(v, key, known)), after)
@@ -543,17 +576,17 @@ class _Writer:
     def guard(self, v: str, guard: Guard) -> None:
         kind, value = guard.kind, guard.value
         if kind == "identity":
-            self.require(f"{v} is {self._held(value)} and {v} is not None")
+            self.require(f"{v} is {self.held(value)} and {v} is not None")
         elif kind == "type":
-            self.require(f"type({v}) is {self._held(value)}")
+            self.require(f"type({v}) is {self.held(value)}")
         elif kind == "none":
             self.require(f"{v} is None")
         elif kind in ("number", "string"):
-            self._scalar(v, value)
+            self.scalar(v, value)
         elif kind in ("length", "empty", "keys", "tuple"):
             self._container(v, guard)
         else:
-            self.require(f"holds({self.constant(guard)}, a)")
+            self.require(f"holds({self.constant(guard)}, {self.arguments})")
 
     def _container(self, v: str, guard: Guard) -> None:
         """The quick test of an ordinary container, and `holds` where that says no."""
@@ -568,16 +601,18 @@ class _Writer:
             kind, value = type(guard.value).__name__, self.constant(guard.value)
             quick = f"type({v}) is {kind} and len({v}) == {len(guard.value)}"
             quick += f" and all(map(same, {v}, {value}))"
-        self.require(f"({quick}) or holds({self.constant(guard)}, a)")
+        self.require(f"({quick}) or holds({self.constant(guard)}, {self.arguments})")
 
-    def _held(self, value: Callable[[], object]) -> str:
+    def held(self, value: Callable[[], object]) -> str:
+        """The text of what `value()`, made by `hold`, gives."""
         name = self.constant(value)
         if isinstance(value, _Strong):
             self.bound[name] = value.obj
             return name
         return f"{name}()"
 
-    def _scalar(self, v: str, value: Any) -> None:
+    def scalar(self, v: str, value: Any) -> None:
+        """Miss where `v` is not this value of this type."""
         if value is True or value is False:
             return self.require(f"{v} is {value}")
         name, cls = self.constant(value), self.constant(type(value))
@@ -587,12 +622,15 @@ class _Writer:
         same = self.constant(same_value)
         return self.require(f"{v} is {name} or {same}({name}, {v})")
 
-    def finish(self) -> Callable[[Arguments], int]:
-        body = "".join(f"        {line}\n" for line in self.lines)
-        source = f"def check(a):\n    try:\n{body}        return -1\n    except GONE:\n"
-        source += "        return slow(a)\n"
-        exec(compile(source, "<guards>", "exec"), self.bound)
-        return self.bound["check"]  # type: ignore[no-any-return]
+
+def _place_of(path: Path, roots: dict[Path, _Place]) -> _Place:
+    """The place of a path in the trees of `roots`."""
+    start = now = Path(path.kind, path.name, path.holder)
+    place = roots.setdefault(start, _Place(start))
+    for step in path.steps:
+        now = Path(now.kind, now.name, now.holder, (*now.steps, step))
+        place = place.after.setdefault((*step, type(step[1])), _Place(now))
+    return place
 
 
 def _is_plain(cls: Any, name: str) -> bool:

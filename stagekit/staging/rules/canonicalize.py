@@ -78,6 +78,48 @@ def abs_of_negation(x: Any) -> Any:
     return ops.abs(-x), ops.abs(x)
 
 
+@rule()
+def negative_factor(x: Any, y: Any) -> Any:
+    """(-x) y = -(x y)"""
+    return (-x) * y, -(x * y)
+
+
+@rule()
+def negative_other_factor(x: Any, y: Any) -> Any:
+    """x (-y) = -(x y)"""
+    return x * (-y), -(x * y)
+
+
+@rule()
+def negative_numerator(x: Any, y: Any) -> Any:
+    """(-x) / y = -(x / y)"""
+    return (-x) / y, -(x / y)
+
+
+@rule()
+def negative_first_term(x: Any, y: Any) -> Any:
+    """(-x) + y = y - x"""
+    return (-x) + y, y - x
+
+
+@rule()
+def square_of_negation(x: Any) -> Any:
+    """(-x)^2 = x^2"""
+    return ops.square(-x), ops.square(x)
+
+
+@rule()
+def erf_is_odd(x: Any) -> Any:
+    """erf(-x) = -erf(x)"""
+    return ops.erf(-x), -ops.erf(x)
+
+
+@rule()
+def tanh_is_odd(x: Any) -> Any:
+    """tanh(-x) = -tanh(x)"""
+    return ops.tanh(-x), -ops.tanh(x)
+
+
 # ----- movement -----------------------------------------------------------------------------------
 
 
@@ -165,6 +207,13 @@ RULES = [
     larger_of_itself,
     smaller_of_itself,
     abs_of_negation,
+    negative_factor,
+    negative_other_factor,
+    negative_numerator,
+    negative_first_term,
+    square_of_negation,
+    erf_is_odd,
+    tanh_is_odd,
     reshape_to_the_same,
     reshape_of_reshape,
     permute_in_order,
