@@ -216,7 +216,7 @@ class Function:
         return out
 
     def _find_way(self, entry: Entry, given: Given) -> None:
-        """Make the direct way for such calls, at the second of its sizes where these vary."""
+        """Make a direct way for such calls: an entry's n-th when n in a row had the same sizes."""
         if entry.concrete is None or entry.concrete.native is None or not are_ordered(given.cells):
             return
         free = varying(entry)
@@ -225,9 +225,11 @@ class Function:
         sizes = fixed, [cell._value.shape for cell in given.cells]
         if self._cache.way(entry, sizes) is not None:
             return
-        if given.env and entry.sizes != sizes:
-            entry.sizes = sizes
+        entry.repeats = entry.repeats + 1 if entry.sizes == sizes else 1
+        entry.sizes = sizes
+        if entry.repeats <= entry.ways:
             return
+        entry.ways += 1
         options = self._static, self.options.device
         call = direct(self.name, self._binding, *options, entry, given, self._cache.hits)
         self._cache.add_way(Way(entry, sizes, call))
@@ -399,7 +401,9 @@ class Bound:
         try:
             if self.keywords:
                 kwargs = {**self.keywords, **kwargs}
-            return self.__func__(*self.args, *args, **kwargs)
+            if kwargs:
+                return self.__func__(*self.args, *args, **kwargs)
+            return self.__func__(*self.args, *args)
         except Exception as error:
             hide_frames(error)
             raise

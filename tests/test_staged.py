@@ -622,9 +622,8 @@ def test_verify_first_holds_the_plan_against_the_eager_run(monkeypatch: Any) -> 
     f = sk.function(lambda x: x * 2 + 1, verify="first", name="f")
     assert f(X).tolist() == [3.0, 5.0, 7.0]
     wrong = sk.ConcreteFunction.arrays
-    monkeypatch.setattr(
-        sk.ConcreteFunction, "arrays", lambda *args: [out + 1 for out in wrong(*args)]
-    )
+    off = lambda *args: [out + 1 for out in wrong(*args)]
+    monkeypatch.setattr(sk.ConcreteFunction, "arrays", off)
     g = sk.function(lambda x: x * 2 + 1, verify="first", name="g")
     with pytest.raises(sk.CheckError, match="g: result 0 differs between the stages"):
         g(X)
@@ -642,9 +641,8 @@ def test_verify_always_runs_both_stages_and_commits_once(monkeypatch: Any) -> No
         assert f(X).tolist() == [2.0 * k, 4.0 * k, 6.0 * k]
         assert v.value.tolist() == [1.0 * k, 2.0 * k, 3.0 * k]
     wrong = sk.ConcreteFunction.arrays
-    monkeypatch.setattr(
-        sk.ConcreteFunction, "arrays", lambda *args: [out + 1 for out in wrong(*args)]
-    )
+    off = lambda *args: [out + 1 for out in wrong(*args)]
+    monkeypatch.setattr(sk.ConcreteFunction, "arrays", off)
     with pytest.raises(sk.CheckError, match="f: result 0 differs"):
         f(X)
 

@@ -149,7 +149,7 @@ class Partition:
         if why is not None:
             self._begin(node, self._kind(node), self._level(node) + 1, why)
             return
-        found = self._operand_clusters(node)
+        found = self._sources_of(node)
         level = max((c.level for c in found), default=0)
         same = [c for c in dict.fromkeys(found) if c.level == level and level > 0]
         refusal = self._joined(node, same)
@@ -219,6 +219,22 @@ class Partition:
     def _operand_clusters(self, node: Node) -> list[Cluster]:
         return [self.home[x].home for x in node.inputs if x in self.home]
 
+    def _sources_of(self, node: Node) -> list[Cluster]:
+        """The clusters that must have run before a node, or that it may join.
+
+        What only moves elements reads those of a cheap operand by computing them.
+        """
+        assert node.op is not None
+        found: list[Cluster] = []
+        for x in node.inputs:
+            if x not in self.home:
+                continue
+            if node.op.name in MOVERS and self.is_free(x):
+                found += self._sources_of(x)
+            else:
+                found.append(self.home[x].home)
+        return found
+
     def _level(self, node: Node) -> int:
         return max((c.level for c in self._operand_clusters(node)), default=0)
 
@@ -258,6 +274,7 @@ class Partition:
         known.update((x, self.axes[x]) for x in inside)
         trial.soft = known.keys() - set(inside)
         axes, folded = self._labelled(node, known, trial)
+        self._share(clusters, trial)
         if _twice(axes):
             trial.refusal = trial.refusal or "the same loop would stand for two axes"
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
@@ -276,6 +293,15 @@ class Partition:
         self._note(node, cluster, axes)
         self.decisions.append(Decision(node, cluster, "computed where its operands are"))
         return None
+
+    def _share(self, clusters: Sequence[Cluster], trial: _Trial) -> None:
+        """Have clusters that become one read what both read by the same loops, where they can."""
+        known: dict[Node, Axes] = {}
+        for cluster in clusters:
+            for x, axes in cluster.external.items():
+                for a, b in zip(known.setdefault(x, axes), axes, strict=True):
+                    if a is not None and b is not None and a.root is not b.root:
+                        trial.unite(a, b, x)
 
     def _refusal(
         self,
@@ -583,7 +609,9 @@ class Partition:
         return op.name in _FREE or (self.weight(node) or _HEAVY) < _HEAVY
 
     def weight(self, node: Node) -> int | None:
-        """How many cheap operations make a node from inputs; None where it takes others too."""
+        """How many cheap operations and loads make a node of what lies in memory anyway: inputs,
+        and what libraries give; None where it takes others too.
+        """
         if node not in self.weights:
             self.weights[node] = self._weighed(node)
         return self.weights[node]
@@ -591,8 +619,8 @@ class Partition:
     def _weighed(self, node: Node) -> int | None:
         if self._is_source(node):
             return 0
-        if node not in self.home:
-            return 1
+        if node not in self.home or self.home[node].home.kind != "kernel":
+            return 1  # it lies in memory
         op = node.op
         assert op is not None
         few = elements(node.type.shape) == 1
@@ -600,8 +628,6 @@ class Partition:
         one_update = op.name == "scatter" and self._is_source(node.inputs[0])
         cheap = cheap and op.name not in ("concat", "windows", "fold", "pad")
         if not (cheap or one_update) or (op.name in COSTLY and not few):
-            return None
-        if self.home[node].home.kind != "kernel":
             return None
         parts = [self.weight(x) for x in node.inputs]
         return None if None in parts else 1 + sum(p for p in parts if p is not None)

@@ -23,13 +23,13 @@ from stagekit.kernels.aliasing import may_overwrite
 from stagekit.kernels.arena import Arenas
 from stagekit.kernels.emit import Emitter, memory_type
 from stagekit.kernels.entry import CallType, Operand, Result
-from stagekit.kernels.ir import Check, Kernel, Loop
+from stagekit.kernels.ir import Check, Kernel, Loop, every
 from stagekit.kernels.lower import CannotLower, Lowering, flat
-from stagekit.kernels.matmul import Matmul
+from stagekit.kernels.matmul import Matmul, flattened
 from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
-from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
+from stagekit.kernels.schedule import Scheduled, Target, count, product, schedule
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
@@ -148,7 +148,7 @@ class Steps:
         name = f"matmul{len(self.steps)}"
         out = self.buffers[node]
         shape = tuple(map(Expr.of, node.type.shape))
-        op = Matmul(name, node.type.dtype, x, y, out, shape)
+        op = flattened(Matmul(name, node.type.dtype, x, y, out, shape))
         reads = (self.buffers[x.base], self.buffers[y.base])
         self.steps.append(MatmulStep(name, reads, (out,), (node,), op))
 
@@ -375,7 +375,9 @@ class Code:
         end = e.call("i64", "llvm.smin.i64", ("i64", stop), ("i64", total))
         e.do(f"call void @{name}(ptr %args, i64 {begin}, i64 {end})")
         e.do("ret void")
-        task = f"{name}_task"
+        task = f"{name}_task{grain}"  # equal functions may run in chunks of several sizes
+        if task in self.functions:
+            return task
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
@@ -526,8 +528,9 @@ class NativePlan:
         """Whether a result may lie where an operand did: never where a check may yet fail."""
         alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
         given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
-        checking = [k for k, step in enumerate(self.steps.steps) if has_checks(step)]
-        return alike and may_overwrite(self.steps.steps, name, given, after=max(checking, default=-1))
+        steps = self.steps.steps
+        checked = max((k for k, step in enumerate(steps) if has_checks(step)), default=-1)
+        return alike and may_overwrite(steps, name, given, checked)
 
     @cached_property
     def referee(self) -> Plan:

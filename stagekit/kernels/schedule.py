@@ -26,7 +26,7 @@ from stagekit.kernels.ir import (
     Stage,
     Store,
     Value,
-    arguments,
+    every,
     operands,
     rebuilt,
 )
@@ -211,22 +211,6 @@ _COMBINE: dict[str, Callable[[Value, Value], Value]] = {
 }
 
 
-def every(root: Value) -> list[Value]:
-    """All values under one, those inside of folds included, operands first."""
-    found: set[Value] = set()
-    order: list[Value] = []
-    stack: list[tuple[Value, bool]] = [(root, False)]
-    while stack:
-        value, done = stack.pop()
-        if done:
-            order.append(value)
-        elif value not in found:
-            found.add(value)
-            stack.append((value, True))
-            stack += [(a, False) for a in arguments(value)]
-    return order
-
-
 # ----- rows ---------------------------------------------------------------------------------------
 
 
@@ -316,6 +300,7 @@ def _fits(target: Target, rows: Rows) -> bool:
     )
 
 
+@functools.lru_cache(1 << 14)
 def stride(expr: Expr, name: str) -> Expr | None:
     """By how much an index grows with a loop variable; None where it does so unevenly."""
     rate: dict[Any, int] = {}

@@ -126,7 +126,8 @@ class _Direct:
         parameters = binding.names
         everything = ", ".join(f"{name!r}: {name}" for name in parameters)
         self.writer = Writer(_MISS, f"{{{everything}}}", lambda name: name)
-        bound = {"Tensor": Tensor, "scalar": scalar, "as_array": as_array, "ndarray": np.ndarray, "config": config}
+        bound = {"Tensor": Tensor, "scalar": scalar, "as_array": as_array, "ndarray": np.ndarray}
+        bound |= {"GONE": (*self.writer.bound["GONE"], ArithmeticError), "config": config}
         bound |= {"unflatten": tree.unflatten, "lock_of": lock_of, "holding": holding}
         bound |= {"call": None, **binding.defaults}
         self.writer.bound |= bound
@@ -145,8 +146,6 @@ class _Direct:
                 self.guards.append(Guard(Path("argument", name), "type", hold(type(value))))
         self._captures()
         self._facts()
-        if len(self.cells) != len(given.cells):
-            raise _Unfit  # a fixed signature made tensors of numbers
 
     # ----- what the entry relies on
 
@@ -198,9 +197,9 @@ class _Direct:
 
     def _facts(self) -> None:
         """What the trace relied on of numbers that vary; the rest holds for these sizes."""
-        facts = [f for f in self.found.facts.known if (names(f.left) | names(f.right)) & self.varying]
-        for fact in facts:
-            self.writer.require(f"{self.writer.constant(fact.holds)}({self._env()})")
+        for fact in self.found.facts.known:
+            if (names(fact.left) | names(fact.right)) & self.varying:
+                self.writer.require(f"{self.writer.constant(fact.holds)}({self._env()})")
 
     def _env(self) -> str:
         """The text of the values of all names."""
@@ -266,7 +265,7 @@ class _Direct:
         body = "".join(f"    {line}\n" for line in lines)
         self.writer.bound["call"] = call
         source = f"def direct({self.binding.header}):\n{body}"
-        exec(compile(source, f"<direct way to {name}>", "exec"), self.writer.bound)
+        exec(compile(source, f"<stagekit way to {name}>", "exec"), self.writer.bound)
         made = self.writer.bound.pop("direct")
         return made
 
@@ -301,12 +300,14 @@ class _Direct:
         if output.kind == "node":
             return f"_r[{output.value}]"
         if output.kind == "cell":
-            return self.cells[output.value]
+            place: int = output.value
+            return self.cells[place]
         if output.kind == "path":
             path: str = next(self.paths)
             return path
-        constant = output.kind == "constant"
-        return self.writer.constant(output.value) if constant else self._value(output.value)
+        if output.kind == "constant":
+            return self.writer.constant(output.value)
+        return self._value(output.value)
 
 
 class _Text(str):
