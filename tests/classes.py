@@ -163,6 +163,14 @@ def admitted(function: Callable[..., Any], args: Sequence[Any], got: Any) -> boo
     return Allowed(function, args).admits(got)
 
 
+def assert_stages_agree(function: Callable[..., Any], *args: Any) -> None:
+    """The first call of a staged function, which traces, and the second, which runs its code."""
+    allowed, staged = Allowed(function, args), sk.function(function)
+    for way in ("traced", "staged"):
+        got = outcome(staged, args)
+        assert allowed.admits(got), f"eager {allowed.ways[0]}\n{way} {got}"
+
+
 def _among(ways: Sequence[np.ndarray], got: np.ndarray) -> bool:
     """Whether each element lies among those of `ways`, or beyond by no more than they spread."""
     if any((w.dtype, w.shape) != (got.dtype, got.shape) for w in ways):
