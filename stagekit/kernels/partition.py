@@ -318,7 +318,8 @@ class Partition:
         for x in inside:
             mine = {label.root for label in self.axes[x] if label is not None}
             missing = shown - mine - {label.root for label in self.dropped[x]}
-            if missing and x in self.costly and not _leads(self.axes[x], axes):
+            again = x in self.costly or self.dropped[x]  # a fold, or made of one
+            if missing and again and not _leads(self.axes[x], axes):
                 return f"{x.op and x.op.name} would be computed again for each row"
         gone = {label.root for x in inside for label in self.dropped[x]}
         inner = {label.root for c in clusters for label in c.inner} | (gone & shown)
@@ -672,7 +673,8 @@ class Partition:
             return
         self._required.add(node)
         if node not in self.home:
-            if node.op is not None and node not in self.graph.inputs:  # a source that something else than a kernel needs
+            if node.op is not None and node not in self.graph.inputs:
+                # a source that something else than a kernel needs
                 self._start(node, 0, "something needs it in memory")
                 self.home[node].roots.append(node)
             return
