@@ -21,6 +21,8 @@ from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
 from stagekit.kernels.aliasing import may_overwrite
 from stagekit.kernels.arena import Arenas
+from stagekit.kernels.convolution import Code as ConvolutionCode
+from stagekit.kernels.convolution_nodes import Convolution
 from stagekit.kernels.emit import Emitter, memory_type
 from stagekit.kernels.entry import CallType, Operand, Result
 from stagekit.kernels.ir import Check, Kernel, Loop, every
@@ -30,11 +32,12 @@ from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
 from stagekit.kernels.schedule import Scheduled, Target, count, product, schedule
+from stagekit.kernels.vectors import Lanes
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
 from stagekit.symbolic import Expr, evaluate
-from stagekit.types import DType
+from stagekit.types import DType, uint8
 
 _LONG = 1 << 20  # operations, or bytes, from which other threads of Python may run meanwhile
 _PARALLEL = 1 << 15  # elements (times their cost) from which a second thread pays
@@ -64,6 +67,14 @@ class MatmulStep(Step):
     """Products of matrices."""
 
     product: Matmul
+
+
+@dataclass(frozen=True, eq=False)
+class ConvolutionStep(Step):
+    """A convolution, or a derivative of one; `scratch` is the buffer that it works in."""
+
+    convolution: Convolution
+    code: ConvolutionCode
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +152,18 @@ class Steps:
         self.steps.append(
             LibraryStep(f"library{len(self.steps)}", reads, writes, (node,), node, tuple(results))
         )
+
+    def _convolution(self, cluster: Cluster) -> None:
+        (node,) = cluster.nodes
+        found = self.partition.convolutions[node]
+        name = f"convolution{len(self.steps)}"
+        lanes = Lanes.of(node.type.dtype, engine.vector_bytes())
+        code = found.code(name, lanes)
+        scratch = f"{name}_scratch"
+        self.types[scratch], self.sizes[scratch] = uint8, Expr.of(code.scratch)
+        reads = (self.buffers[found.x], self.buffers[found.w])
+        writes = (self.buffers[node], scratch)
+        self.steps.append(ConvolutionStep(name, reads, writes, (node,), found, code))
 
     def _matmul(self, cluster: Cluster) -> None:
         (node,) = cluster.nodes
@@ -292,6 +315,8 @@ class Code:
             self._run_kernel(e, step)
         elif isinstance(step, MatmulStep):
             self._run_matmul(e, step)
+        elif isinstance(step, ConvolutionStep):
+            self._run_convolution(e, step)
 
     def _arguments(self, e: Emitter, words: Sequence[tuple[str, str]]) -> str:
         block = e.emit(f"alloca [{len(words)} x i64], align 64")
@@ -338,6 +363,16 @@ class Code:
         rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
         work = product(op.shape) * op.x.shape[-1]
         self._chunked(e, name, words, rows, op.chunks, op.grain, count(work) // 16)
+
+    def _run_convolution(self, e: Emitter, step: ConvolutionStep) -> None:
+        """The kernel runs its own parallel loops."""
+        names = (*step.reads, *step.writes)
+        words = [("ptr", self.pointer(e, name)) for name in names]
+        words.append(("i64", e.index(step.convolution.batch)))
+        frame = self._arguments(e, words)
+        code = step.code
+        self.functions[code.name] = llvm.Written(code.text, tuple(sorted(code.declarations)))
+        e.do(f"call void @{code.name}(ptr {frame})")
 
     def _function(self, name: str, written: llvm.Written) -> str:
         """The name under which a function is in the module: equal ones are there once."""
