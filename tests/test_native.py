@@ -20,8 +20,9 @@ import stagekit as sk
 import stagekit.ops as ops
 from stagekit.graph import Graph
 from stagekit.kernels import engine
-from stagekit.kernels.backend import fed
-from stagekit.kernels.plan import NativePlan, _refused
+from stagekit.kernels.backend import native
+from stagekit.kernels.plan import NativePlan
+from stagekit.kernels.steps import _refused
 from stagekit.nn import functional
 from stagekit.node import is_projection
 from stagekit.op import OPS
@@ -66,7 +67,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 def native(graph: Graph) -> NativePlan:
     """A graph in machine code, as a call has it."""
-    return NativePlan(*fed(graph))
+    return native(graph)
 
 
 def traced(function: Any, *args: Any) -> Graph:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph
+from stagekit.kernels.convolution_nodes import Convolution, recognize
 from stagekit.kernels.matmul import View, is_callable
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
@@ -81,7 +82,7 @@ class Decision(NamedTuple):
 class Cluster:
     """Nodes that become one step of a plan: kernels, or one call of a library.
 
-    `kind` is "kernel", "matmul", "reshape" (the same bytes) or "library".
+    `kind` is "kernel", "matmul", "convolution", "reshape" (the same bytes) or "library".
     """
 
     kind: str
@@ -120,6 +121,7 @@ class Partition:
         self.costly: set[Node] = set()
         self.made: set[Node] = set()  # of sources alone
         self.weights: dict[Node, int | None] = {}
+        self.convolutions: dict[Node, Convolution] = {}
         self.home: dict[Node, Cluster] = {}
         self.clusters: list[Cluster] = []
         self.decisions: list[Decision] = []
@@ -129,8 +131,13 @@ class Partition:
                 self._place(node)
         self._merge_siblings()
         self._require_all()
-        alive = [c for c in self.clusters if c.merged is None and (c.roots or c.kind != "kernel")]
+        alive = [c for c in self.clusters if c.merged is None and self._is_alive(c)]
         self.clusters = sorted(alive, key=lambda c: c.level)
+
+    def _is_alive(self, cluster: Cluster) -> bool:
+        return bool(cluster.roots) or (not self._live.isdisjoint(cluster.nodes) and (
+            cluster.kind != "kernel"
+        ))
 
     # ----- where a node goes
 
@@ -161,6 +168,8 @@ class Partition:
         assert node.op is not None
         if self.is_reshape_of(node):
             return "reshape"
+        if node in self.convolutions:
+            return "convolution"
         if not _sizes_agree(node):
             return "library"
         if node.op.name == "matmul" and self.has_blas and node.type.dtype in (float32, float64):
@@ -203,6 +212,13 @@ class Partition:
         assert op is not None
         if op.element is None:
             return op.library
+        if op.name in ("convolution", "permute"):
+            found = recognize(node)
+            if not isinstance(found, str):
+                self.convolutions[node] = found
+                return "it has a kernel of its own"
+            if op.name == "convolution":
+                return found
         if op.name in NOT_ELEMENTWISE:
             return "its element is a long fold"
         types = [t.dtype for x in (node, *node.inputs) for t in x.types]
@@ -565,27 +581,41 @@ class Partition:
     def _require_all(self) -> None:
         """Mark as roots what another cluster, a library or the caller needs in memory."""
         self._required: set[Node] = set()
+        self._live: set[Node] = set()  # what a root is made of
         for cluster in self.clusters:
             cluster.nodes = list(dict.fromkeys(cluster.nodes))
         used = {x for node in self.graph.nodes for x in node.inputs}
         for node in self.graph.outputs:
             self.require(node)
         for node in self.graph.checks:  # one that something reads is checked where it is read
+            self._live.add(node)
             if node not in used:
                 self.require(node)
-        for node in self.graph.nodes:
-            if node not in self.home or is_projection(node):
-                continue
-            cluster = self.home[node].home
+        for node in reversed(self.graph.nodes):
+            if node in self._live and node in self.home:
+                self._require_operands(node)
+
+    def _require_operands(self, node: Node) -> None:
+        if is_projection(node):
+            self._live.add(node.inputs[0])
+            return
+        cluster = self.home[node].home
+        if cluster.kind == "matmul":
             for x in node.inputs:
-                if cluster.kind == "matmul":
-                    self.require(self.operand(x).base)
-                elif cluster.kind != "kernel":
-                    self.require(x)
-                elif x in self.home and self.home[x].home is not cluster:
+                self.require(self.operand(x).base)
+        elif cluster.kind == "convolution":
+            found = self.convolutions[node]
+            self.require(found.x)
+            self.require(found.w)
+        elif cluster.kind != "kernel":
+            for x in node.inputs:
+                self.require(x)
+        else:
+            for x in node.inputs:
+                if x in self.home and self.home[x].home is cluster:
+                    self._live.add(x)
+                else:
                     self._needed_by_kernel(x)
-                elif x not in self.home and not self._is_source(x):
-                    self._required.add(x)
 
     def _needed_by_kernel(self, node: Node) -> None:
         """A kernel computes again what only moves elements of what lies in memory."""
@@ -672,6 +702,7 @@ class Partition:
         if node in self._required:
             return
         self._required.add(node)
+        self._live.add(node)
         if node not in self.home:
             if node.op is not None and node not in self.graph.inputs:
                 # a source that something else than a kernel needs

@@ -439,7 +439,8 @@ def _flattened(
             groups.setdefault(loops, []).append(target)
         else:
             left.append(target)
-    return [([_in_one_loop(t, loops) for t in group], Rows(())) for loops, group in groups.items()], left
+    flat = [([_in_one_loop(t, loops) for t in group], Rows(())) for loops, group in groups.items()]
+    return flat, left
 
 
 def _nothing(target: Target) -> Value:

@@ -71,7 +71,7 @@ class ConcreteFunction:
     @cached_property
     def plan(self) -> Plan | NativePlan:
         """The steps that a call runs: native code, or NumPy's where there is none."""
-        return backend.plan(self.optimized, self.facts.known)
+        return backend.plan(self.graph, self.facts.known, lambda: self.optimized)
 
     @property
     def native(self) -> NativePlan | None:
