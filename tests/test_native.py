@@ -165,7 +165,14 @@ def held(function: Any, *args: Array) -> None:
     assert admitted(function, tensors, plan(args, {})), f"{graph}\n{plan}"
 
 
+def normed(x: Any, w: Any) -> Any:
+    """With so few rows that the sum over them is written out."""
+    gradient = sk.grad(lambda x, w: sk.sum(sk.sin(functional.rms_norm(x, (3, 4), w))), (0, 1))
+    return gradient(x, w)
+
+
 FOLDED: list[tuple[Any, ...]] = [
+    (normed, (2, 3, 4), (3, 4)),
     (lambda x, w: sk.sum(x) * w, (5,), (2, 2)),
     (lambda x, w: sk.sum(x) * w, (1000,), (70000,)),
     (lambda x, w: (sk.mean(x) * w, sk.sum(w) * x), (20,), (50,)),
