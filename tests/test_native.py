@@ -300,6 +300,12 @@ def test_long_sums_of_one_value_keep_8_eps(value: float, shape: Any, kind: str) 
         assert (np.abs(got.astype("f8") - exact) <= 8 * np.finfo(kind).eps * exact).all()
 
 
+def test_products_of_float16_are_rounded_once() -> None:
+    for shape in ((5,), (9, 3), (3, 70)):
+        x = f32(*shape).astype("f2")
+        held(lambda x: sk.prod(x, axis=0), x)
+
+
 # ----- threads, forks -----------------------------------------------------------------------------
 
 
