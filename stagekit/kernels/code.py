@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,6 +72,43 @@ def _lifetimes(steps: Steps, layout: Layout) -> dict[str, Lifetime]:
             life = found.get(name) or Lifetime(Expr.of(size), k, k)
             found[name] = life._replace(last=k)
     return found
+
+
+# ----- in how many parts a step runs --------------------------------------------------------------
+
+
+class Chunks(NamedTuple):
+    """How many rows a step has, in how many chunks of how many, and whether threads share them."""
+
+    rows: Expr
+    number: Expr
+    grain: int
+    are_parallel: bool
+
+
+def chunks_of(step: KernelStep | MatmulStep) -> Chunks:
+    """The chunks of a step's rows."""
+    if isinstance(step, KernelStep):
+        kernel, rows, number, _ = step.scheduled
+        return Chunks(rows, number, kernel.grain, _cost(step.scheduled) >= _PARALLEL)
+    op = step.product
+    batched = op.batch.constant != 1
+    rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
+    work = count(product(op.shape) * op.x.shape[-1]) // 16
+    return Chunks(rows, op.chunks, op.grain, work >= _PARALLEL)
+
+
+def _cost(scheduled: Scheduled) -> int:
+    """About how many elementary operations a kernel takes."""
+    kernel = scheduled.kernel
+    rows = count(scheduled.rows)
+    per_row = 0
+    for stage in kernel.stages:
+        width = 1
+        for loop in stage.loops:
+            width *= 1 if kernel.flat is not None else count(loop.extent)
+        per_row += width * max(1, len(stage.roots))
+    return rows * max(1, per_row)
 
 
 # ----- code ---------------------------------------------------------------------------------------
@@ -162,7 +200,7 @@ class Code:
         return block
 
     def _run_kernel(self, e: Emitter, step: KernelStep) -> None:
-        kernel, rows, chunks, _ = step.scheduled
+        kernel = step.scheduled.kernel
         name = self._function(kernel.name, llvm.function(kernel, self.width))
         words = [("ptr", self.pointer(e, b.name)) for b in kernel.buffers]
         words += [("i64", e.index(Expr.named(n))) for n in kernel.sizes]
@@ -171,7 +209,7 @@ class Code:
             args = self._arguments(e, words)
             e.do(f"call void @{name}(ptr {args}, i64 0, i64 1)")
             return
-        self._chunked(e, name, words, rows, chunks, kernel.grain, _cost(step.scheduled))
+        self._chunked(e, name, words, chunks_of(step))
 
     def _run_matmul(self, e: Emitter, step: MatmulStep) -> None:
         op = step.product
@@ -195,10 +233,7 @@ class Code:
             words.append(("ptr", pointer))
         words.append(("ptr", self.pointer(e, op.out)))
         words += [("i64", e.index(Expr.named(n))) for n in sizes]
-        batched = op.batch.constant != 1
-        rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
-        work = product(op.shape) * op.x.shape[-1]
-        self._chunked(e, name, words, rows, op.chunks, op.grain, count(work) // 16)
+        self._chunked(e, name, words, chunks_of(step))
 
     def _run_convolution(self, e: Emitter, step: ConvolutionStep) -> None:
         """The kernel runs its own parallel loops."""
@@ -221,17 +256,16 @@ class Code:
         return name
 
     def _chunked(
-        self, e: Emitter, name: str, words: list[tuple[str, str]], rows: Expr, chunks: Expr,
-        grain: int, cost: int,
-    ) -> None:  # fmt: skip
+        self, e: Emitter, name: str, words: list[tuple[str, str]], chunks: Chunks
+    ) -> None:
         """Run a function over all its rows, chunk by chunk, in parallel where that pays."""
-        total = e.index(rows)
+        total = e.index(chunks.rows)
         args = self._arguments(e, [*words, ("i64", total)])
-        task = self._task(name, len(words), grain)
-        n = e.index(chunks)
-        if chunks.constant == 1:
+        task = self._task(name, len(words), chunks.grain)
+        n = e.index(chunks.number)
+        if chunks.number.constant == 1:
             e.do(f"call void @{task}(ptr {args}, i64 0)")
-        elif cost >= _PARALLEL:
+        elif chunks.are_parallel:
             e.declared["declare void @sk_parallel(ptr, ptr, i64)"] = None
             e.do(f"call void @sk_parallel(ptr @{task}, ptr {args}, i64 {n})")
         else:
@@ -252,19 +286,6 @@ class Code:
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
-
-
-def _cost(scheduled: Scheduled) -> int:
-    """About how many elementary operations a kernel takes."""
-    kernel = scheduled.kernel
-    rows = count(scheduled.rows)
-    per_row = 0
-    for stage in kernel.stages:
-        width = 1
-        for loop in stage.loops:
-            width *= 1 if kernel.flat is not None else count(loop.extent)
-        per_row += width * max(1, len(stage.roots))
-    return rows * max(1, per_row)
 
 
 def _quoted(array: Array) -> str:
