@@ -65,11 +65,6 @@ def threads() -> Iterator[Callable[[int], None]]:
     config.num_threads = before
 
 
-def native(graph: Graph) -> NativePlan:
-    """A graph in machine code, as a call has it."""
-    return native(graph)
-
-
 def traced(function: Any, *args: Any) -> Graph:
     """What a function does, as it is written."""
     return sk.function(function).trace(*args).graph
