@@ -525,7 +525,7 @@ class _Scheduler:
         """Partial results of a target's folds, and the target that folds those."""
         known: dict[Value, Value] = {}
         width = product(loop.extent for loop in target.loops)
-        place = _row_major(target.loops)
+        place = row_major(target.loops)
         for fold in folds_of(target.value):
             name = f"{self.name}_partial{len(self.partials)}"
             self.partials.append(Partial(name, fold.type, chunks * width))
@@ -595,7 +595,7 @@ class _Scheduler:
             name = f"scratch{len(self.scratch)}"
             width = product(loop.extent for loop in loops)
             self.scratch.append(Scratch(name, value.type, width))
-            loaded[value] = self.body.load(name, _row_major(loops), value.type)
+            loaded[value] = self.body.load(name, row_major(loops), value.type)
         return tuple(self._with_scratch(k, s, again, loaded) for k, s in enumerate(stages))
 
     def _is_small(self, loops: Sequence[Loop]) -> bool:
@@ -671,7 +671,7 @@ def _is_costly(value: Value) -> bool:
     return len(own) >= 6 and value.type.kind == "float"
 
 
-def _row_major(loops: Sequence[Loop]) -> Expr:
+def row_major(loops: Sequence[Loop]) -> Expr:
     place: Any = Expr.of(0)
     for loop in loops:
         place = place * loop.extent + Expr.named(loop.name)
