@@ -549,7 +549,8 @@ class _Scheduler:
 
         def add(level: int, loops: Sequence[Loop], **more: Any) -> None:
             inside = [x for x in loops if x.name not in self.names]
-            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * bool(self.flat))
+            walks = self.flat is not None and "folds" not in more  # a fold is one for all lanes
+            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * walks)
             stage = nests.get(key) or Stage(key[1], (), (), ())
             grown = {name: (*getattr(stage, name), item) for name, item in more.items()}
             nests[key] = replace(stage, **grown)
