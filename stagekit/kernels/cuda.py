@@ -8,7 +8,7 @@ the error word. Any number of blocks computes the same:
 - Else a row belongs to a team of threads: a block, or a warp where rows are short. Its folds go
   through the threads, by shuffles, and through shared memory.
 - Where rows are folded, a block takes a chunk of rows (of a flat kernel a stretch) and keeps its
-  own partial results, which a later kernel folds. There are no atomics.
+  own partial results, which a later kernel folds in a fixed order. There are no atomics.
 """
 
 from __future__ import annotations
@@ -306,10 +306,11 @@ class Writer(Printer):
         super().__init__(kernel)
         self.blocks: list[Expr] = []
         self.columns = [c for s in kernel.stages for c in s.columns]
-        self.teams = bool(self.columns or kernel.scratch or any(s.folds for s in kernel.stages))
+        folds = bool(kernel.scratch) or any(s.folds for s in kernel.stages)
+        self.chunked = bool(self.columns) or (folds and kernel.flat is not None)
+        self.by_rows = folds and not self.chunked
         widths = [known_count(loop.extent for loop in s.loops) for s in kernel.stages]
-        short = self.teams and not self.columns and max(widths) <= _SHORT
-        self.team = WARP if short else THREADS
+        self.team = WARP if self.by_rows and max(widths) <= _SHORT else THREADS
         self.loops_here: tuple[Loop, ...] = ()  # of the stage
         self.place = ""  # the number of a row's element that a thread is at
 
@@ -323,9 +324,9 @@ class Writer(Printer):
         ]
         parameters += [f"long long {name}" for name in self.sizes.values()]
         parameters += ["long long *error"] * bool(kernel.checks)
-        if self.columns:
+        if self.chunked:
             self._chunks()
-        elif self.teams:
+        elif self.by_rows:
             self._rows()
         else:
             self._grid()
@@ -447,7 +448,7 @@ class Writer(Printer):
 
     def _stage(self, stage: Stage) -> None:
         """A stage's loops, walked by a team."""
-        flat = self.kernel.flat is not None
+        flat = self.kernel.flat in stage.loops
         self.loops_here = stage.loops
         self.hoist(stage.roots)
         terms = self.kernel.grain if flat else known_count(x.extent for x in stage.loops)
