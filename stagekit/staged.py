@@ -29,13 +29,14 @@ from stagekit.source import here
 from stagekit.staging.ambient import no_retrace, require_trace, run_eagerly, runs_eagerly
 from stagekit.staging.cache import Cache, CacheInfo, Family, Way
 from stagekit.staging.concrete import ConcreteFunction
-from stagekit.staging.direct import Given, are_ordered, direct
+from stagekit.staging.direct import Given, are_ordered, direct, varying
 from stagekit.staging.interpreter import Staging
 from stagekit.staging.notices import Notices
 from stagekit.staging.record import record
 from stagekit.staging.report import Cause, Report, cause_of
 from stagekit.staging.signature import (
     Call,
+    Name,
     Pattern,
     Shown,
     binding,
@@ -215,17 +216,22 @@ class Function:
         return out
 
     def _find_way(self, entry: Entry, given: Given) -> None:
-        """Make the direct way for such calls, at the second of its sizes where these vary."""
+        """Make a direct way for such calls: an entry's n-th when n in a row had the same sizes."""
         if entry.concrete is None or entry.concrete.native is None or not are_ordered(given.cells):
             return
-        sizes = given.call.numbers, [cell._value.shape for cell in given.cells]
+        free = varying(entry)
+        numbers = zip(entry.pattern.numbers, given.call.numbers, strict=True)
+        fixed = [None if type(n) is Name and n.name in free else value for n, value in numbers]
+        sizes = fixed, [cell._value.shape for cell in given.cells]
         if self._cache.way(entry, sizes) is not None:
             return
-        if given.env and entry.sizes != sizes:
-            entry.sizes = sizes
+        entry.repeats = entry.repeats + 1 if entry.sizes == sizes else 1
+        entry.sizes = sizes
+        if entry.repeats <= entry.ways:
             return
-        fixed = self._static, self.options.device
-        call = direct(self.name, self._binding, *fixed, entry, given, self._cache.hits)
+        entry.ways += 1
+        options = self._static, self.options.device
+        call = direct(self.name, self._binding, *options, entry, given, self._cache.hits)
         self._cache.add_way(Way(entry, sizes, call))
 
     def _verified(self, entry: Entry, call: Call, cells: list[Any], env: Any) -> Any:
@@ -395,7 +401,9 @@ class Bound:
         try:
             if self.keywords:
                 kwargs = {**self.keywords, **kwargs}
-            return self.__func__(*self.args, *args, **kwargs)
+            if kwargs:
+                return self.__func__(*self.args, *args, **kwargs)
+            return self.__func__(*self.args, *args)
         except Exception as error:
             hide_frames(error)
             raise

@@ -72,12 +72,13 @@ class Expr:
     2*n + 1 | n + 1 | 0
     """
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_hash", "_names", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = ((m, c) for m, c in terms.items() if c)
         self.terms = tuple(sorted(kept, key=lambda term: (-len(term[0]), str(term[0]))))
         self._hash = hash(self.terms)
+        self._names: frozenset[str] | None = None
 
     @staticmethod
     def named(name: str) -> Expr:
@@ -103,11 +104,13 @@ class Expr:
 
     @property
     def names(self) -> frozenset[str]:
-        found: set[str] = set()
-        for monomial, _ in self.terms:
-            for atom in monomial:
-                found |= {atom} if isinstance(atom, str) else atom.left.names | atom.right.names
-        return frozenset(found)
+        if self._names is None:
+            found: set[str] = set()
+            for monomial, _ in self.terms:
+                for atom in monomial:
+                    found |= {atom} if isinstance(atom, str) else atom.left.names | atom.right.names
+            self._names = frozenset(found)
+        return self._names
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expr) and self.terms == other.terms

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stagekit.kernels.arena import Arenas
+from stagekit.kernels.backend import fed
 from stagekit.kernels.entry import CallType, Operand, Result
 from stagekit.plan import Plan, concrete
 from stagekit.staging.concrete import ConcreteFunction
@@ -27,10 +28,11 @@ class CallbackPlan:
     shares = False
 
     def __init__(self, function: ConcreteFunction) -> None:
-        self.graph = graph = function.optimized
+        self.graph, self.numbers = fed(function.optimized)
+        graph = self.graph
         self.inputs = [node.type for node in graph.inputs]
         self.outputs = [node.type for node in graph.outputs]
-        self.sizes = sorted(function.env)
+        self.sizes = graph.symbols
         self.arenas = Arenas()
         self.plan = Plan(graph)
         self._function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._run)

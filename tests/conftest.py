@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from stagekit.kernels import backend, engine
+
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 
@@ -44,6 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def full(pytestconfig: pytest.Config) -> bool:
     """Whether fuzzers run everything rather than a seeded share."""
     return runs_full(pytestconfig)
+
+
+@pytest.fixture
+def on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Staged functions run NumPy's plans: for tests of what comes before code.
+
+    Machine code believes the graph, so that a graph made wrong on purpose would write elsewhere.
+    """
+    monkeypatch.setattr(engine, "available", lambda: False)
+    monkeypatch.setattr(backend, "_say_once", lambda: None)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -140,7 +142,7 @@ IN_PLACE |= {"with_a_check": 1, "guarded": 1}
 
 
 def variables() -> list[Any]:
-    return [sk.Variable(Y * (k + 1)) for k in range(3)]
+    return [sk.Variable(sk.abs(Y) * (k + 1)) for k in range(3)]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
@@ -197,3 +199,86 @@ def test_a_failed_check_leaves_every_bit_as_it_was() -> None:
     rows.assign(ROWS)
     step(X)
     assert not np.array_equal(w.numpy(), before)
+
+
+HOLDERS: list[Callable[[Any], Any]] = [
+    lambda v: v.value,
+    lambda v: v.numpy(),
+    lambda v: v.numpy()[3:7].T,
+    np.asarray,
+    np.from_dlpack,
+    lambda v: v[2:5],
+    lambda v: memoryview(v.numpy()),
+    lambda v: v.value.reshape((-1,)),
+]
+
+
+def test_whatever_holds_a_buffer_keeps_its_bits(full: bool) -> None:
+    """Holders taken and dropped at random points of many steps of Adam; so are results."""
+    random = np.random.default_rng(1)
+    mine, theirs = variables(), variables()
+    step = sk.function(lambda x: (adam(x, *mine), mine[0] * 2)[1])
+    held: list[tuple[Any, Any]] = []
+    moved = 0
+    for k in range(1000 if full else 200):
+        before = [v._value.ctypes.data for v in mine]
+        out = step(X)
+        moved += [v._value.ctypes.data for v in mine] != before
+        adam(X, *theirs)
+        if random.random() < 0.2:
+            take = HOLDERS[random.integers(len(HOLDERS))]
+            got = take(mine[random.integers(3)])
+            held += [(got, np.array(got)), (out, out.numpy().copy())]
+            del got
+        if held and random.random() < 0.3:
+            del held[random.integers(len(held))]
+        if k % 20 == 0:
+            for holder, bits in held:
+                np.testing.assert_array_equal(np.asarray(holder), bits)
+    for holder, bits in held:
+        np.testing.assert_array_equal(np.asarray(holder), bits)
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-4)
+    assert 10 < moved < k - 20
+
+
+def test_threads_step_models_of_their_own(full: bool) -> None:
+    """One function and its plan, each thread with arguments and Variables of its own."""
+    step = sk.function(lambda x, w, m, v: (adam(x, w, m, v), w.sum())[1])
+    alone = variables()
+    steps = 400 if full else 60
+    expected = [step(X, *alone).item() for _ in range(steps)]
+    wrong: list[Any] = []
+
+    def work() -> None:
+        mine = variables()
+        found = [step(X, *mine).item() for _ in range(steps)]
+        if found != expected:
+            wrong.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_steps_on_where_its_parent_stood() -> None:
+    mine = variables()
+    step = sk.function(lambda x: (adam(x, *mine), mine[0].sum())[1])
+    for _ in range(4):
+        step(X)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, repr(step(X).item()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        theirs = answer.read()
+    os.waitpid(child, 0)
+    assert theirs == repr(step(X).item())

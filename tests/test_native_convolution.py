@@ -183,6 +183,13 @@ CASES = {
     "bands of rows": (1, Problem(F32, 1, 70, 3, axis(60, 3, 1, 1), axis(40, 3, 1, 1))),
     "wide kernel": (1, Problem(F32, 1, 2, 3, axis(5, 2, 1, 1), axis(24, 41, 30, 30))),
     "whole vectors": (1, Problem(F32, 2, 1, 1, axis(56, 3, 1, 1), axis(56, 3, 1, 1))),
+    "more residues than lanes": (
+        1, Problem(F64, 1, 2, 3, axis(4, 2), axis(5, 3, 1, 1, 1, 1, 7)),
+    ),
+    "some taps hit": (
+        1, Problem(F64, 1, 4, 5, axis(16, 4, 1, 2), axis(16, 3, -1, 0, 2, 3, 2)),
+    ),
+    "no tap hits": (1, Problem(F32, 1, 2, 3, Axis(5, 4, 1, 1, 2, 1, 2), axis(4, 2))),
     "nothing but padding": (1, Problem(F32, 1, 2, 3, axis(3, 2, 9, -4), axis(4, 2, 8, 0))),
 }  # fmt: skip
 
@@ -202,7 +209,10 @@ def test_the_product(way: Any, name: str) -> None:
     batch, p = CASES[name]
     lanes = Lanes.of(p.dtype, WIDTHS[len(name) % len(WIDTHS)])
     s = bands(p, lanes, p.channels, 1 << 17, 1 << 16)
-    call = Built(way("kernel", s, None).code(Weights.plain(p)))
+    kernel = way("kernel", s, None)
+    if kernel.cycles() == float("inf"):
+        return
+    call = Built(kernel.code(Weights.plain(p)))
     x, w, ct = operands(p, batch)
     for at_end in (True, False):
         check(call(x, w, ct, at_end=at_end), forward, p, x, w)
@@ -234,7 +244,7 @@ def random_axis(rng: np.random.Generator) -> Axis:
 def test_random_problems(full: bool) -> None:
     """Any strides, paddings, dilations and groups, as `product` and `kernel_gradient` choose."""
     rng = np.random.default_rng(7)
-    for k in range(400 if full else 8):
+    for k in range(100 if full else 8):
         groups, channels, outputs = (int(rng.integers(1, n)) for n in (4, 9, 40))
         axes = random_axis(rng), random_axis(rng)
         p = Problem((F32, F64)[k % 2], groups, channels, outputs, *axes)

@@ -1,5 +1,5 @@
 """Every op traced at each of the sizes 0, 1, 2, 5 and called at each of the others equals eager, in
-its result or in its error's class and text.
+its result (within the classes of docs/equality.md) or in its error's class and text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 
 import stagekit as sk
 from stagekit.op import OPS
+from tests.classes import admitted, agree
 from tests.programs import Input, Program, generate
-from tests.test_fuzz import same
 
 SIZES = (0, 1, 2, 5)
 VARIANTS = 4
@@ -45,12 +45,6 @@ def outcome(function: Any, args: list[Any]) -> Any:
         return type(error), str(error)
 
 
-def agree(want: Any, got: Any) -> bool:
-    if isinstance(want, tuple) or isinstance(got, tuple):
-        return bool(want == got)
-    return all(same(a, b) for a, b in zip(want, got, strict=True))
-
-
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_traced_at_one_size_called_at_another(name: str) -> None:
     programs = programs_of(name)
@@ -62,4 +56,5 @@ def test_traced_at_one_size_called_at_another(name: str) -> None:
                 args = program.arguments({"a": size, "b": size}, np.random.default_rng(1))
                 want, got = outcome(program, args), outcome(function, args)
                 where = f"traced at {first}, called at {size}"
-                assert agree(want, got), f"{where}:\n{program}\n{want}\n{got}"
+                ok = agree(want, got) or admitted(program, args, got)
+                assert ok, f"{where}:\n{program}\n{want}\n{got}"

@@ -32,6 +32,10 @@ LOOKED_AT = {
     ),
     "flip_of_flip": ("f32[2,3]", ["flip(%x, axes=(0,))", "flip(%0, axes=(0,))"]),
     "concat_of_one": ("f32[2,3]", ["concat(%x, axis=0)"]),
+    "fold_side_by_side": (
+        "f32[5,2,4,3,2]",
+        ["fold(%x, extent=(6, 8), spacing=(1, 1), stride=(3, 2))"],
+    ),
 }
 SHAPES = {
     "reshape_of_reshape": ["6", "3,2"],
@@ -41,7 +45,9 @@ SHAPES = {
     "broadcast_of_broadcast": ["2,3", "4,2,3"],
     "flip_of_flip": ["2,3", "2,3"],
     "concat_of_one": ["2,3"],
+    "fold_side_by_side": ["5,6,8"],
 }
+SPELLED_OUT = {"fold_side_by_side"}  # in more nodes, but simpler ones
 
 
 def graph_of(function: Any, *specs: Any) -> Graph:
@@ -101,7 +107,7 @@ def test_a_rule_on_nodes_is_true_and_fires(name: str) -> None:
     assert [fired.rule for fired in log] == [name]
     x = np.random.default_rng(0).normal(size=graph.inputs[0].type.shape).astype("float32")
     assert np.array_equal(Plan(graph)([x], {})[0], Plan(better)([x], {})[0])
-    assert len(better.nodes) < len(graph.nodes)
+    assert len(better.nodes) < len(graph.nodes) or name in SPELLED_OUT
 
 
 def test_every_rule_is_tested() -> None:

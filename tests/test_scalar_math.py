@@ -117,7 +117,8 @@ def special(kind: DType) -> Array:
         info = np.finfo(kind.numpy)
         some = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 7.0, 0.1, 1e-3, 100.7, 1e4, math.pi, math.inf,
                 math.nan, float(info.max), float(info.tiny), float(info.smallest_subnormal),
-                float(info.tiny) * 0.7, 1 - float(info.epsneg), 1 + float(info.eps)]  # fmt: skip
+                float(info.tiny) * 0.7, float(info.smallest_subnormal) * 19,
+                1 - float(info.epsneg), 1 + float(info.eps)]  # fmt: skip
         with np.errstate(all="ignore"):
             return np.array([s * v for v in some for s in (1, -1)], kind.numpy)
     low, high, width = kind.lowest, kind.highest, 8 * kind.itemsize

@@ -24,7 +24,6 @@ import pytest
 import stagekit as sk
 from stagekit import tree as trees
 from stagekit.op import current
-from stagekit.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("error::stagekit.errors.StagekitWarning")
 
@@ -622,8 +621,9 @@ def test_stagekit_disable() -> None:
 def test_verify_first_holds_the_plan_against_the_eager_run(monkeypatch: Any) -> None:
     f = sk.function(lambda x: x * 2 + 1, verify="first", name="f")
     assert f(X).tolist() == [3.0, 5.0, 7.0]
-    wrong = Plan._run
-    monkeypatch.setattr(Plan, "_run", lambda *args: [out + 1 for out in wrong(*args)])
+    wrong = sk.ConcreteFunction.arrays
+    off = lambda *args: [out + 1 for out in wrong(*args)]
+    monkeypatch.setattr(sk.ConcreteFunction, "arrays", off)
     g = sk.function(lambda x: x * 2 + 1, verify="first", name="g")
     with pytest.raises(sk.CheckError, match="g: result 0 differs between the stages"):
         g(X)
@@ -640,8 +640,9 @@ def test_verify_always_runs_both_stages_and_commits_once(monkeypatch: Any) -> No
     for k in range(1, 4):
         assert f(X).tolist() == [2.0 * k, 4.0 * k, 6.0 * k]
         assert v.value.tolist() == [1.0 * k, 2.0 * k, 3.0 * k]
-    wrong = Plan._run
-    monkeypatch.setattr(Plan, "_run", lambda *args: [out + 1 for out in wrong(*args)])
+    wrong = sk.ConcreteFunction.arrays
+    off = lambda *args: [out + 1 for out in wrong(*args)]
+    monkeypatch.setattr(sk.ConcreteFunction, "arrays", off)
     with pytest.raises(sk.CheckError, match="f: result 0 differs"):
         f(X)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stagekit.kernels.ir import Kernel, Stage, Store, Value, operands
-from stagekit.kernels.schedule import every
+from stagekit.kernels.ir import Kernel, Stage, Store, Value, every, operands
 
 
 def may_overwrite(steps: Sequence[Any], output: str, given: str, after: int = -1) -> bool:
@@ -37,7 +36,7 @@ def _element_by_element(kernel: Kernel, output: str, given: str) -> bool:
         return False
     stores = [store for store in storing[0].stores if store.buffer == output]
     elsewhere = [check.bad for check in kernel.checks]
-    elsewhere += [root for stage in kernel.stages if stage is not storing[0] for root in stage.roots]
+    elsewhere += [root for s in kernel.stages if s is not storing[0] for root in s.roots]
     if len(stores) != 1 or any(_loads(root, given) for root in elsewhere):
         return False
     return _same_element(storing[0], stores[0], given)

@@ -59,6 +59,8 @@ class Arenas:
 
 def _free_all(head: np.ndarray[Any, Any]) -> None:
     """Free what is on the list of machine code."""
+    if not head[0]:
+        return
     free = ctypes.CDLL(None).free
     free.argtypes, free.restype = [ctypes.c_void_p], None
     while head[0]:

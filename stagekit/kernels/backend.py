@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import count
 from typing import Any
 
 from stagekit.errors import StagekitWarning
@@ -12,6 +13,7 @@ from stagekit.graph import Graph
 from stagekit.kernels import engine
 from stagekit.kernels.plan import NativePlan
 from stagekit.node import Interned, Node
+from stagekit.op import OPS
 from stagekit.plan import Plan
 from stagekit.source import stack_level
 from stagekit.symbolic import Expr, Fact, names
@@ -27,7 +29,7 @@ def plan(graph: Graph, facts: Iterable[Fact]) -> Plan | NativePlan:
         _say_once()
         return Plan(graph)
     try:
-        return NativePlan(settled(graph, facts))
+        return NativePlan(*fed(settled(graph, facts)))
     except Exception as error:
         warnings.warn(
             f"{graph.name}: no native code ({type(error).__name__}: {error}); NumPy runs it",
@@ -47,6 +49,46 @@ def _say_once() -> None:
     )
 
 
+# ----- numbers ------------------------------------------------------------------------------------
+
+
+def fed(graph: Graph) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph with inputs for Python numbers, and the nodes that say what they are.
+
+    Sizes stay: machine code knows them. A number is any name that is the size of no input.
+
+    >>> text = "graph f(%x: f32[n])\\n  %0: f32[] = number(dtype=float32, expr=formula('lr'))\\n"
+    >>> text += "  %1: f32[n] = multiply(%x, %0)\\n  return %1\\n"
+    >>> print(str(fed(Graph.parse(text))[0]).splitlines()[0])
+    graph f(%x: f32[n], %number0: f32[])
+    """
+    sizes = {name for node in graph.inputs for size in node.type.shape for name in names(size)}
+    numbers = tuple(
+        node for node in graph.nodes
+        if node.op is OPS["number"] and not names(dict(node.attrs)["expr"]) <= sizes
+    )  # fmt: skip
+    if not numbers:
+        return graph, ()
+    interned = Interned()
+    made = {node: interned.input(node.name, node.type) for node in graph.inputs}
+    taken = {node.name for node in graph.inputs}
+    free = (name for k in count() if (name := f"number{k}") not in taken)
+    made |= {node: interned.input(next(free), node.type) for node in numbers}
+    inputs = tuple(made.values())
+    for node in graph.nodes:
+        if node in made:
+            continue
+        if node.op is None:
+            assert node.constant is not None
+            made[node] = interned.constant(node.constant, node.type)
+        else:
+            operands = tuple(made[x] for x in node.inputs)
+            made[node] = interned.apply(node.op, operands, dict(node.attrs), node.types)
+    lines = {made[n]: found for n, found in graph.lines.items() if n in made}
+    outputs, checks = (tuple(made[n] for n in nodes) for nodes in (graph.outputs, graph.checks))
+    return Graph(graph.name, inputs, outputs, checks, lines), numbers
+
+
 # ----- sizes that are known to be equal -----------------------------------------------------------
 
 
@@ -54,7 +96,7 @@ def settled(graph: Graph, facts: Iterable[Fact]) -> Graph:
     """The graph with each name replaced that the facts say is another expression.
 
     >>> n, m = Expr.named("n"), Expr.named("m")
-    >>> text = "graph f(%x: f32[n], %y: f32[m])\n  %0: f32[n] = add(%x, %y)\n  return %0\n"
+    >>> text = "graph f(%x: f32[n], %y: f32[m])\\n  %0: f32[n] = add(%x, %y)\\n  return %0\\n"
     >>> print(str(settled(Graph.parse(text), [Fact(m, "==", n, True)])).splitlines()[0])
     graph f(%x: f32[n], %y: f32[n])
     """

@@ -414,7 +414,7 @@ class ByColumns(_Gradient):
                     body = partial(self.products, source, c, block, reads, (height, width))
                     w.each(0, block.repeats, 1, body)
 
-            self.taps(range(p.taps), self.tile.taps, some)
+            self.taps(range(len(self.offsets)), self.tile.taps, some)
 
         w.each(0, self.channels, 1, channel)
 

@@ -81,7 +81,7 @@ class _Product:
         raise NotImplementedError
 
     def cycles(self) -> float:
-        """About what a band takes."""
+        """About what a band takes; infinite where there is no such kernel."""
         raise NotImplementedError
 
     def code(self, weights: Weights) -> Code:
@@ -258,6 +258,8 @@ class ByColumns(_Product):
         return block.size
 
     def cycles(self) -> float:
+        if len(self.p.columns.residues) > self.s.lanes.count:  # a vector cannot have one of each
+            return float("inf")
         each = sum(b.size * b.repeats * self.room(b) for b in self.blocks) / self.s.lanes.count
         return each * (self.p.channels * self.taps + 8 * len(self.p.residues))
 

@@ -164,6 +164,8 @@ class Body:
     def __init__(self) -> None:
         self._values: dict[Any, Value] = {}
         self.dynamic: dict[str, Value] = {}  # names of indices that are values: of a gather
+        self.operands: dict[Value, tuple[Value, ...]] = {}  # found once: see `arguments`, `every`
+        self.closures: dict[Value, tuple[Value, ...]] = {}
 
     def _made(
         self, op: str, args: tuple[Value, ...], type: DType, attr: Any, names: frozenset[str],
@@ -471,17 +473,44 @@ def operands(roots: Iterable[Value]) -> list[Value]:
 
 def arguments(value: Value) -> tuple[Value, ...]:
     """The operands of a value, those hidden in its indices included."""
-    hidden: list[Value] = []
+    found = value.body.operands.get(value)
+    if found is None:
+        found = value.body.operands[value] = (*value.args, *_hidden(value))
+    return found
+
+
+def _hidden(value: Value) -> list[Value]:
+    dynamic = value.body.dynamic
     if value.op == "load":
-        hidden = [value.body.dynamic[n] for n in sorted(value.attr.offset.names)
-                  if n in value.body.dynamic]  # fmt: skip
-        if value.attr.guard is not None:
-            hidden.append(value.attr.guard)
+        exprs: tuple[Expr, ...] = (value.attr.offset,)
     elif value.op in ("number", "test"):
         exprs = (value.attr,) if value.op == "number" else value.attr[1:]
-        hidden = [value.body.dynamic[n] for e in exprs for n in sorted(e.names)
-                  if n in value.body.dynamic]  # fmt: skip
-    return (*value.args, *hidden)
+    else:
+        return []
+    hidden = [dynamic[n] for e in exprs for n in sorted(e.names) if n in dynamic] if dynamic else []
+    if value.op == "load" and value.attr.guard is not None:
+        hidden.append(value.attr.guard)
+    return hidden
+
+
+def every(root: Value) -> tuple[Value, ...]:
+    """All values under one, those inside of folds included, operands first."""
+    known = root.body.closures.get(root)
+    if known is not None:
+        return known
+    found: set[Value] = set()
+    order: list[Value] = []
+    stack: list[tuple[Value, bool]] = [(root, False)]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif value not in found:
+            found.add(value)
+            stack.append((value, True))
+            stack += [(a, False) for a in arguments(value)]
+    result = root.body.closures[root] = tuple(order)
+    return result
 
 
 def rebuilt(

@@ -22,10 +22,11 @@ from stagekit.kernels.ir import (
     Stage,
     Value,
     arguments,
+    every,
     operands,
 )
 from stagekit.kernels.loops import Fold, Nest, Stores, comparison, neutral_of
-from stagekit.kernels.schedule import count, every, product, stride
+from stagekit.kernels.schedule import count, product, stride
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 

@@ -69,6 +69,24 @@ def _size(n: Expr) -> int:
     return 1024 if n.constant is None else n.constant
 
 
+def flattened(op: Matmul) -> Matmul:
+    """One product of all rows, where a stack of matrices is multiplied by a single one."""
+    single = all(n.constant == 1 or s.constant == 0
+                 for n, s in zip(op.y.shape[:-2], op.y.strides[:-2], strict=True))  # fmt: skip
+    if len(op.shape) == 2 or not single or op.x.shape[:-1] != op.shape[:-1]:
+        return op
+    step = op.x.strides[-2]
+    whole = step
+    for n, s in zip(op.x.shape[-2::-1], op.x.strides[-2::-1], strict=True):
+        if n.constant != 1 and s != whole:
+            return op
+        whole = whole * n
+    rows = product(op.shape[:-1])
+    x = op.x._replace(shape=(rows, op.x.shape[-1]), strides=(step, op.x.strides[-1]))
+    y = op.y._replace(shape=op.y.shape[-2:], strides=op.y.strides[-2:])
+    return op._replace(x=x, y=y, shape=(rows, op.shape[-1]))
+
+
 def is_callable(view: View) -> bool:
     """Whether cblas can read matrices where they lie: one of the two strides is 1, none is 0."""
     sizes, steps = view.shape[-2:], view.strides[-2:]

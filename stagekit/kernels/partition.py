@@ -38,6 +38,11 @@ COSTLY = frozenset(
      "hypot", "erf", "erfc", "power", "logaddexp", "divide", "sqrt", "rsqrt", "reciprocal",
      "random_bits", "random_normal", "floor_divide", "remainder")
 )  # fmt: skip
+_FREE = frozenset(
+    ("slice", "permute", "broadcast_to", "reshape", "stop_gradient", "alias", "barrier", "custom",
+     "flip")
+)  # fmt: skip
+_HEAVY = 8  # cheap operations and loads that are rather kept than done again
 _SERIAL = 1 << 14  # elements that one row may have where a kernel has no rows
 _NARROWING = 8  # a gather may compute its operand again where it keeps at most 1 / 8 of it
 
@@ -114,6 +119,7 @@ class Partition:
         self.dropped: dict[Node, frozenset[Label]] = {}
         self.costly: set[Node] = set()
         self.made: set[Node] = set()  # of sources alone
+        self.weights: dict[Node, int | None] = {}
         self.home: dict[Node, Cluster] = {}
         self.clusters: list[Cluster] = []
         self.decisions: list[Decision] = []
@@ -143,7 +149,7 @@ class Partition:
         if why is not None:
             self._begin(node, self._kind(node), self._level(node) + 1, why)
             return
-        found = self._operand_clusters(node)
+        found = self._sources_of(node)
         level = max((c.level for c in found), default=0)
         same = [c for c in dict.fromkeys(found) if c.level == level and level > 0]
         refusal = self._joined(node, same)
@@ -213,6 +219,22 @@ class Partition:
     def _operand_clusters(self, node: Node) -> list[Cluster]:
         return [self.home[x].home for x in node.inputs if x in self.home]
 
+    def _sources_of(self, node: Node) -> list[Cluster]:
+        """The clusters that must have run before a node, or that it may join.
+
+        What only moves elements reads those of a cheap operand by computing them.
+        """
+        assert node.op is not None
+        found: list[Cluster] = []
+        for x in node.inputs:
+            if x not in self.home:
+                continue
+            if node.op.name in MOVERS and self.is_free(x):
+                found += self._sources_of(x)
+            else:
+                found.append(self.home[x].home)
+        return found
+
     def _level(self, node: Node) -> int:
         return max((c.level for c in self._operand_clusters(node)), default=0)
 
@@ -252,6 +274,7 @@ class Partition:
         known.update((x, self.axes[x]) for x in inside)
         trial.soft = known.keys() - set(inside)
         axes, folded = self._labelled(node, known, trial)
+        self._share(clusters, trial)
         if _twice(axes):
             trial.refusal = trial.refusal or "the same loop would stand for two axes"
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
@@ -270,6 +293,15 @@ class Partition:
         self._note(node, cluster, axes)
         self.decisions.append(Decision(node, cluster, "computed where its operands are"))
         return None
+
+    def _share(self, clusters: Sequence[Cluster], trial: _Trial) -> None:
+        """Have clusters that become one read what both read by the same loops, where they can."""
+        known: dict[Node, Axes] = {}
+        for cluster in clusters:
+            for x, axes in cluster.external.items():
+                for a, b in zip(known.setdefault(x, axes), axes, strict=True):
+                    if a is not None and b is not None and a.root is not b.root:
+                        trial.unite(a, b, x)
 
     def _refusal(
         self,
@@ -560,21 +592,45 @@ class Partition:
             if not self._is_source(node):
                 self._required.add(node)
             return
-        if not self.is_free(node):
+        if node in self._required or not self.is_free(node):
             self.require(node)
             return
         for x in node.inputs:
             self._needed_by_kernel(x)
 
     def is_free(self, node: Node) -> bool:
-        """Whether computing a node again costs no more than loading it."""
+        """Whether computing a node again costs no more than loading it: it moves elements, or is a
+        few cheap operations on what the plan is given.
+        """
         op = node.op
         assert op is not None
-        return (
-            self.home[node].home.kind == "kernel"
-            and op.name in ("slice", "permute", "broadcast_to", "reshape", "stop_gradient", "alias",
-                            "barrier", "custom", "flip")
-        )  # fmt: skip
+        if self.home[node].home.kind != "kernel":
+            return False
+        return op.name in _FREE or (self.weight(node) or _HEAVY) < _HEAVY
+
+    def weight(self, node: Node) -> int | None:
+        """How many cheap operations and loads make a node of what lies in memory anyway: inputs,
+        and what libraries give; None where it takes others too.
+        """
+        if node not in self.weights:
+            self.weights[node] = self._weighed(node)
+        return self.weights[node]
+
+    def _weighed(self, node: Node) -> int | None:
+        if self._is_source(node):
+            return 0
+        if node not in self.home or self.home[node].home.kind != "kernel":
+            return 1  # it lies in memory
+        op = node.op
+        assert op is not None
+        few = elements(node.type.shape) == 1
+        cheap = op.name in IDENTITIES or op.family in ("elementwise", "movement", "checks")
+        one_update = op.name == "scatter" and self._is_source(node.inputs[0])
+        cheap = cheap and op.name not in ("concat", "windows", "fold", "pad")
+        if not (cheap or one_update) or (op.name in COSTLY and not few):
+            return None
+        parts = [self.weight(x) for x in node.inputs]
+        return None if None in parts else 1 + sum(p for p in parts if p is not None)
 
     def operand(self, node: Node) -> View:
         """A matrix as cblas can read it: where its elements lie already, else by itself."""
@@ -583,9 +639,10 @@ class Partition:
 
     def _view(self, node: Node) -> View:
         """The strides of a node that only moves elements of another one; else its own."""
-        if node not in self.home or not self.is_free(node):
+        if node in self.made or node not in self.home or self.home[node].home.kind != "kernel":
             return _contiguous(node)
-        assert node.op is not None
+        if node.op is None or node.op.name not in _FREE:
+            return _contiguous(node)
         attrs, shape = dict(node.attrs), tuple(map(Expr.of, node.type.shape))
         inner = self._view(node.inputs[0])
         base, offset, _, steps = inner
@@ -716,8 +773,9 @@ def _native(dtype: DType) -> bool:
     return dtype.kind != "complex" and dtype is not bfloat16
 
 
-def kind_of(node: Node) -> tuple[Any, ...]:
-    """What decides whether an op can be spelled: its name and types."""
+def kind_of(node: Node) -> Any:
+    """What decides whether a node can be spelled: its op and types; of a scatter all of it."""
     assert node.op is not None
-    mode = dict(node.attrs).get("mode") if node.op.name == "scatter" else None
-    return (node.op.name, mode, *(t.dtype.name for x in (node, *node.inputs) for t in x.types))
+    if node.op.name == "scatter":
+        return node
+    return (node.op.name, *(t.dtype.name for x in (node, *node.inputs) for t in x.types))

@@ -8,27 +8,28 @@ pointers of what library calls gave. It returns 0, or the number of a check that
 from __future__ import annotations
 
 import ctypes
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from stagekit.evaluation import FAILURES, Array, explain, quietly, type_of
+from stagekit.evaluation import FAILURES, Array, explain, quietly, scalar, type_of
 from stagekit.graph import Graph
 from stagekit.kernels import blas, engine, llvm, threads
 from stagekit.kernels.aliasing import may_overwrite
 from stagekit.kernels.arena import Arenas
 from stagekit.kernels.emit import Emitter, memory_type
 from stagekit.kernels.entry import CallType, Operand, Result
-from stagekit.kernels.ir import Check, Kernel, Loop
+from stagekit.kernels.ir import Check, Kernel, Loop, every
 from stagekit.kernels.lower import CannotLower, Lowering, flat
-from stagekit.kernels.matmul import Matmul
+from stagekit.kernels.matmul import Matmul, flattened
 from stagekit.kernels.matmul import write as write_matmul
 from stagekit.kernels.memory import Arena, Lifetime, allocate
 from stagekit.kernels.partition import Cluster, Partition, kind_of
-from stagekit.kernels.schedule import Scheduled, Target, count, every, product, schedule
+from stagekit.kernels.schedule import Scheduled, Target, count, product, schedule
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, concrete, cost
 from stagekit.settings import config
@@ -88,12 +89,14 @@ class Steps:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        mine: dict[Any, str] = {}
         while True:
             try:
-                self._make(Partition(graph, _refused, blas.available()))
+                self._make(Partition(graph, ChainMap(mine, _refused), blas.available()))
                 return
             except CannotLower as error:
-                _refused[kind_of(error.node)] = str(error)
+                kind = kind_of(error.node)
+                (mine if kind == error.node else _refused)[kind] = str(error)
 
     def _make(self, partition: Partition) -> None:
         self.partition = partition
@@ -145,7 +148,7 @@ class Steps:
         name = f"matmul{len(self.steps)}"
         out = self.buffers[node]
         shape = tuple(map(Expr.of, node.type.shape))
-        op = Matmul(name, node.type.dtype, x, y, out, shape)
+        op = flattened(Matmul(name, node.type.dtype, x, y, out, shape))
         reads = (self.buffers[x.base], self.buffers[y.base])
         self.steps.append(MatmulStep(name, reads, (out,), (node,), op))
 
@@ -372,7 +375,9 @@ class Code:
         end = e.call("i64", "llvm.smin.i64", ("i64", stop), ("i64", total))
         e.do(f"call void @{name}(ptr %args, i64 {begin}, i64 {end})")
         e.do("ret void")
-        task = f"{name}_task"
+        task = f"{name}_task{grain}"  # equal functions may run in chunks of several sizes
+        if task in self.functions:
+            return task
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
@@ -417,8 +422,9 @@ class NativePlan:
     Where a check fails the NumPy plan runs and raises its error, with the user's line.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, numbers: tuple[Node, ...] = ()) -> None:
         self.graph = graph
+        self.numbers = numbers
         self.steps = Steps(graph)
         self.layout = self._laid_out()
         self.symbols = graph.symbols
@@ -522,8 +528,9 @@ class NativePlan:
         """Whether a result may lie where an operand did: never where a check may yet fail."""
         alike = (result.dtype, result.shape) == (operand.dtype, operand.shape)
         given = next(buffer for buffer, k in self.layout.inputs.items() if k == place)
-        checking = [k for k, step in enumerate(self.steps.steps) if has_checks(step)]
-        return alike and may_overwrite(self.steps.steps, name, given, after=max(checking, default=-1))
+        steps = self.steps.steps
+        checked = max((k for k, step in enumerate(steps) if has_checks(step)), default=-1)
+        return alike and may_overwrite(steps, name, given, checked)
 
     @cached_property
     def referee(self) -> Plan:
@@ -531,6 +538,7 @@ class NativePlan:
         return Plan(self.graph)
 
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+        arrays = [*arrays, *map(partial(_number, env=env), self.numbers)]
         if config.trap is not None:
             return self.referee(arrays, env)
         given = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
@@ -624,6 +632,11 @@ class _Memory:
         if array.base is not None and np.may_share_memory(array, self.arena):
             return array.copy()
         return array if array.flags.c_contiguous else array.copy()
+
+
+def _number(node: Node, env: Env) -> Array:
+    """The value of a `number`."""
+    return scalar(evaluate(dict(node.attrs)["expr"], env), node.type.dtype)
 
 
 def _as_word(value: Any) -> int:

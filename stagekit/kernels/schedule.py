@@ -26,7 +26,7 @@ from stagekit.kernels.ir import (
     Stage,
     Store,
     Value,
-    arguments,
+    every,
     operands,
     rebuilt,
 )
@@ -211,22 +211,6 @@ _COMBINE: dict[str, Callable[[Value, Value], Value]] = {
 }
 
 
-def every(root: Value) -> list[Value]:
-    """All values under one, those inside of folds included, operands first."""
-    found: set[Value] = set()
-    order: list[Value] = []
-    stack: list[tuple[Value, bool]] = [(root, False)]
-    while stack:
-        value, done = stack.pop()
-        if done:
-            order.append(value)
-        elif value not in found:
-            found.add(value)
-            stack.append((value, True))
-            stack += [(a, False) for a in arguments(value)]
-    return order
-
-
 # ----- rows ---------------------------------------------------------------------------------------
 
 
@@ -316,6 +300,7 @@ def _fits(target: Target, rows: Rows) -> bool:
     )
 
 
+@functools.lru_cache(1 << 14)
 def stride(expr: Expr, name: str) -> Expr | None:
     """By how much an index grows with a loop variable; None where it does so unevenly."""
     rate: dict[Any, int] = {}
@@ -459,6 +444,7 @@ class _Scheduler:
         self.names = {loop.name for loop in self.parallel}
         self.grain = self._grain()
         self.partials: list[Partial] = []
+        self.ends: dict[tuple[Value, tuple[Loop, ...]], Value] = {}  # folds of partial results
         self.scratch: list[Scratch] = []
 
     def run(self) -> list[Scheduled]:
@@ -476,7 +462,7 @@ class _Scheduler:
         by_loops: dict[tuple[Loop, ...], list[Target]] = {}
         for target in finals:
             by_loops.setdefault(target.loops, []).append(target)
-        for k, (loops, group) in enumerate(by_loops.items()):
+        for k, group in enumerate(by_loops.values()):
             ends = _collapsed(group, frozenset())
             rows = Rows(tuple(_ordered(ends[0].loops, ends)[:-1]), lanes=True)
             made += _Scheduler(f"{self.name}_end{k}", ends, rows, self.types).run()
@@ -527,6 +513,10 @@ class _Scheduler:
         width = product(loop.extent for loop in target.loops)
         place = row_major(target.loops)
         for fold in folds_of(target.value):
+            shared = self.ends.get((fold, target.loops))
+            if shared is not None:
+                known[fold] = shared
+                continue
             name = f"{self.name}_partial{len(self.partials)}"
             self.partials.append(Partial(name, fold.type, chunks * width))
             self.types[name] = fold.type
@@ -537,7 +527,8 @@ class _Scheduler:
             columns.append((target.loops, Column(name, place, width, inside, fold.attr.op)))
             q = Loop(f"q_{name}", chunks)
             loaded = self.body.load(name, Expr.named(q.name) * width + place, fold.type)
-            known[fold] = self.body.fold(fold.attr.op, [q], loaded, fold.type)
+            end = self.body.fold(fold.attr.op, [q], loaded, fold.type)
+            known[fold] = self.ends[fold, target.loops] = end
         return target._replace(value=rebuilt(target.value, known), checks=())
 
     # ----- stages

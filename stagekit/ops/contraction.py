@@ -69,8 +69,17 @@ def _adjoint(x: Any) -> Any:
 
 def _vjp(i: int, ct: Any, out: Any, xs: Any, attrs: Any) -> Any:
     x, y = xs
+    if i == 1 and y.ndim == 2:  # all rows of the stack are rows of one matrix
+        x, ct = _rows(x), _rows(ct)
     grown = _matmul(ct, _adjoint(y)) if i == 0 else _matmul(_adjoint(x), ct)
     return ops.unbroadcast(grown, xs[i])
+
+
+def _rows(x: Any) -> Any:
+    """A stack of matrices as one matrix, of all their rows."""
+    if x.ndim == 2:
+        return x
+    return OPS["reshape"](x, shape=(product(x.shape[:-1]), x.shape[-1]))
 
 
 def _jvp(tangents: Any, out: Any, xs: Any, attrs: Any) -> Any:
@@ -84,8 +93,7 @@ def _batch(size: Any, args: Sequence[Any], mapped: Mapped, attrs: Any) -> Any:
     x, y = args
     if mapped[1] or y.ndim > 2:
         return _matmul(*ranked(args, mapped))
-    rows = OPS["reshape"](x, shape=(product(x.shape[:-1]), x.shape[-1]))
-    return OPS["reshape"](_matmul(rows, y), shape=(*x.shape[:-1], y.shape[-1]))
+    return OPS["reshape"](_matmul(_rows(x), y), shape=(*x.shape[:-1], y.shape[-1]))
 
 
 _matmul: Op = Op(

@@ -460,14 +460,24 @@ def _fold_element(
     lead = idx[: len(idx) - rank]
     _, sizes, taps = _parted(y.shape, rank)
 
-    def term(*ks: Any) -> Any:
-        rows = zip(idx[len(lead) :], ks, spacing, strict=True)
-        places = [i - r * k for i, k, r in rows]
-        ts = [p // s for p, s in zip(places, stride, strict=True)]
-        rows_ = zip(places, ts, stride, sizes, strict=True)
-        hit = _every([(p % s == 0) & (t >= 0) & (t < n) for p, t, s, n in rows_])
-        return e.select(hit, lambda: y(*lead, *ts, *ks), lambda: e.constant(0, y.dtype))
+    def at(ts: Index, ks: Index, hits: Sequence[Any]) -> Any:
+        rows = zip(ts, sizes, strict=True)
+        inside = _every([*hits, *((t >= 0) & (t < n) for t, n in rows)])
+        return e.select(inside, lambda: y(*lead, *ts, *ks), lambda: e.constant(0, y.dtype))
 
+    def term(*ks: Any) -> Any:
+        places = [i - r * k for i, k, r in zip(idx[len(lead) :], ks, spacing, strict=True)]
+        ts = [p // s for p, s in zip(places, stride, strict=True)]
+        return at(ts, ks, [p % s == 0 for p, s in zip(places, stride, strict=True)])
+
+    def next_term(*ms: Any) -> Any:
+        rows = list(zip(idx[len(lead) :], ms, stride, strict=True))
+        ks = [i % s + s * m for i, m, s in rows]
+        return at([i // s - m for i, m, s in rows], ks, [k < n for k, n in zip(ks, taps)])
+
+    if all(r == 1 for r in spacing):  # the taps that hit lie a stride apart
+        counts = [(k + s - 1) // s for k, s in zip(taps, stride, strict=True)]
+        return e.reduce("add", y.dtype, counts, next_term)
     return e.reduce("add", y.dtype, taps, term)
 
 

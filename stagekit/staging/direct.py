@@ -17,6 +17,7 @@ import numpy as np
 
 from stagekit import tree
 from stagekit.eager.interpreter import EAGER, as_array
+from stagekit.evaluation import scalar
 from stagekit.kernels.entry import Ambient, Operand, Tally, entry
 from stagekit.kernels.entry_code import ORDERED
 from stagekit.op import current_variable
@@ -25,9 +26,9 @@ from stagekit.random import holding, lock_of
 from stagekit.settings import config
 from stagekit.staging.ambient import eagerly_variable
 from stagekit.staging.python.paths import Guard, Path, Writer, hold
-from stagekit.staging.signature import Binding, Call, hashes_by_identity
+from stagekit.staging.signature import Binding, Call, Name, hashes_by_identity
 from stagekit.staging.trace import Entry
-from stagekit.symbolic import evaluate
+from stagekit.symbolic import Formula, evaluate, names
 from stagekit.tensor import Tensor, Variable
 from stagekit.types import DType
 
@@ -62,7 +63,7 @@ def direct(
     if plan is None or plan.address is None or config.trap is not None:
         return None
     try:
-        writer = _Direct(binding, static, found, given)
+        writer = _Direct(binding, static, found, given, plan)
         inputs = [given.cells[k] for k in found.take]
         place = {id(cell): k for k, cell in enumerate(inputs)}
         written = [place[id(given.cells[k])] for k in found.writes]
@@ -70,7 +71,8 @@ def direct(
         single = found.single is not None
         if single and len(returned) > 1:
             return None
-        operands = [_operand(cell) for cell in inputs]
+        numbers = [Operand(Tensor, node.type.dtype.numpy, ()) for node in plan.numbers]
+        operands = [*map(_operand, inputs), *numbers]
         call_type = plan.call_type(operands, [*returned, *written], single, given.env)
         if call_type is None:
             return None
@@ -91,6 +93,13 @@ def _operand(cell: Any) -> Operand:
     return Operand(type(cell), cell._value.dtype, cell._value.shape)
 
 
+def varying(found: Entry) -> frozenset[str]:
+    """The Python numbers that may differ from call to call: no size or index depends on them."""
+    assert found.concrete is not None and found.concrete.native is not None
+    known = {n.name for n in found.pattern.numbers if type(n) is Name}
+    return frozenset(known.difference(found.concrete.native.graph.symbols))
+
+
 def are_ordered(cells: Sequence[Any]) -> bool:
     """Whether all arrays are as machine code takes them."""
     return all(cell._value.flags.num & ORDERED == ORDERED for cell in cells)
@@ -108,22 +117,26 @@ class _Direct:
     """Writes the function for one entry and one call."""
 
     def __init__(
-        self, binding: Binding, static: frozenset[str], found: Entry, given: Given
+        self, binding: Binding, static: frozenset[str], found: Entry, given: Given, plan: Any
     ) -> None:
-        self.binding, self.found, self.given = binding, found, given
-        names = binding.names
-        everything = ", ".join(f"{name!r}: {name}" for name in names)
+        self.binding, self.found, self.given, self.plan = binding, found, given, plan
+        self.varying = varying(found)
+        self.patterns = iter(found.pattern.numbers)
+        self.named: dict[str, str] = {}  # the texts of the numbers that vary
+        parameters = binding.names
+        everything = ", ".join(f"{name!r}: {name}" for name in parameters)
         self.writer = Writer(_MISS, f"{{{everything}}}", lambda name: name)
-        bound = {"Tensor": Tensor, "as_array": as_array, "ndarray": np.ndarray, "config": config}
+        bound = {"Tensor": Tensor, "scalar": scalar, "as_array": as_array, "ndarray": np.ndarray}
+        bound |= {"GONE": (*self.writer.bound["GONE"], ArithmeticError), "config": config}
         bound |= {"unflatten": tree.unflatten, "lock_of": lock_of, "holding": holding}
         bound |= {"call": None, **binding.defaults}
         self.writer.bound |= bound
         taken = _BUILTINS | self.writer.bound.keys()
-        if any(name in taken or _OWN.fullmatch(name) for name in names):
+        if any(name in taken or _OWN.fullmatch(name) for name in parameters):
             raise _Unfit
         self.cells: list[str] = []
         self.guards = list(found.guards)
-        for name in names:
+        for name in parameters:
             value = given.arguments[name]
             if name in static:
                 self._object(name, value)
@@ -132,8 +145,7 @@ class _Direct:
             if not isinstance(value, Tensor):  # what is read of it depends on its class
                 self.guards.append(Guard(Path("argument", name), "type", hold(type(value))))
         self._captures()
-        if len(self.cells) != len(given.cells):
-            raise _Unfit  # a fixed signature made tensors of numbers
+        self._facts()
 
     # ----- what the entry relies on
 
@@ -153,6 +165,8 @@ class _Direct:
             keys = self.writer.constant(tuple(value))
             self.writer.require(f"type({text}) is dict and (*{text},) == {keys}")
             self._parts(f"{text}.values()", list(value.values()))
+        elif kind in (int, float):
+            self._number(text, value)
         elif value is None or tree.is_leaf(value):
             self._object(text, value)
         else:
@@ -170,6 +184,36 @@ class _Direct:
         known = "ndarray" if kind is np.ndarray else self.writer.constant(kind)
         self.writer.require(f"type({text}) is {known}")
         self.cells.append(self.writer.variable(f"Tensor(as_array({text}))"))
+
+    def _number(self, text: str, value: Any) -> None:
+        pattern = next(self.patterns, None)
+        if pattern is None:
+            raise _Unfit  # a fixed signature made a tensor of it
+        if type(pattern) is Name and pattern.name in self.varying:
+            self.named[pattern.name] = text
+            self.writer.require(f"type({text}) is {type(value).__name__}")
+        else:
+            self.writer.scalar(text, value)
+
+    def _facts(self) -> None:
+        """What the trace relied on of numbers that vary; the rest holds for these sizes."""
+        for fact in self.found.facts.known:
+            if (names(fact.left) | names(fact.right)) & self.varying:
+                self.writer.require(f"{self.writer.constant(fact.holds)}({self._env()})")
+
+    def _env(self) -> str:
+        """The text of the values of all names."""
+        fixed = {k: v for k, v in self.given.env.items() if k not in self.varying}
+        inside = "".join(f", {name!r}: {text}" for name, text in self.named.items())
+        return f"{{**{self.writer.constant(fixed)}{inside}}}"
+
+    def _value(self, expr: Any) -> str:
+        """The text of an expression's value."""
+        if not names(expr) & self.varying:
+            return self.writer.constant(evaluate(expr, self.given.env))
+        if isinstance(expr, Formula) and expr.op == "name":
+            return self.named[expr.args[0]]
+        return f"{self.writer.constant(expr.evaluate)}({self._env()})"
 
     def _object(self, text: str, value: Any) -> None:
         """What is no tensor: by value where that is plain, else by identity."""
@@ -210,6 +254,10 @@ class _Direct:
     def function(self, name: str, call: Callable[..., Any], inputs: Sequence[Any]) -> Any:
         """The function, which calls `call` with the cells `inputs`."""
         operands = self._operands(inputs)
+        for node in self.plan.numbers:
+            value = self._value(dict(node.attrs)["expr"])
+            kind = self.writer.constant(node.type.dtype)
+            operands.append(self.writer.variable(f"Tensor(scalar({value}, {kind}))"))
         outcome = list(self._outcome(f"call({', '.join(operands)})"))
         head = "if config.disable or config.trap is not None: return NotImplemented"
         lines = [head, "try:", *(f"    {line}" for line in self.writer.lines or ["pass"])]
@@ -217,7 +265,7 @@ class _Direct:
         body = "".join(f"    {line}\n" for line in lines)
         self.writer.bound["call"] = call
         source = f"def direct({self.binding.header}):\n{body}"
-        exec(compile(source, f"<direct way to {name}>", "exec"), self.writer.bound)
+        exec(compile(source, f"<stagekit way to {name}>", "exec"), self.writer.bound)
         made = self.writer.bound.pop("direct")
         return made
 
@@ -252,13 +300,14 @@ class _Direct:
         if output.kind == "node":
             return f"_r[{output.value}]"
         if output.kind == "cell":
-            return self.cells[output.value]
+            place: int = output.value
+            return self.cells[place]
         if output.kind == "path":
             path: str = next(self.paths)
             return path
-        value = output.value
-        constant = evaluate(value, self.given.env) if output.kind == "number" else value
-        return self.writer.constant(constant)
+        if output.kind == "constant":
+            return self.writer.constant(output.value)
+        return self._value(output.value)
 
 
 class _Text(str):

@@ -104,7 +104,9 @@ class Entry:
     outputs: tuple[Output, ...] = ()
     writes: tuple[int, ...] = ()
     draws: tuple[int, ...] = ()  # the writes that are states of generators
-    sizes: Any = None  # of the last call that had no direct way yet
+    sizes: Any = None  # of the last call that had no direct way yet,
+    repeats: int = 0  # how many such calls in a row had these,
+    ways: int = 0  # and how many direct ways were made
     stamp: Any = field(default_factory=lambda: np.zeros(1, np.int64))  # the last hit; see `Tally`
     check: Callable[[Arguments], int] = field(init=False)
     single: int | None = field(init=False)  # the one output that is the whole result

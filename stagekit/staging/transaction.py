@@ -25,7 +25,7 @@ _committing = threading.RLock()
 
 
 def commit(writes: Iterable[tuple[Any, Any]]) -> None:
-    """Put each value into its cell, no other commit in between."""
+    """Put each value into its cell: all at once, or under a tape one such commit after another."""
     interpreter = current()
     if interpreter is EAGER:
         put(list(writes))

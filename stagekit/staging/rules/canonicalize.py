@@ -1,4 +1,4 @@
-"""Canonicalize: fewer nodes for the same bits. Every rule here is exact."""
+"""Canonicalize: fewer nodes, or simpler ones, for the same bits. Every rule here is exact."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import stagekit.ops as ops
 from stagekit.node import Node
 from stagekit.staging.rewrite import Builder, rewrite, rule
+from stagekit.types import same_size
 
 # ----- elementwise --------------------------------------------------------------------------------
 
@@ -77,6 +78,48 @@ def abs_of_negation(x: Any) -> Any:
     return ops.abs(-x), ops.abs(x)
 
 
+@rule()
+def negative_factor(x: Any, y: Any) -> Any:
+    """(-x) y = -(x y)"""
+    return (-x) * y, -(x * y)
+
+
+@rule()
+def negative_other_factor(x: Any, y: Any) -> Any:
+    """x (-y) = -(x y)"""
+    return x * (-y), -(x * y)
+
+
+@rule()
+def negative_numerator(x: Any, y: Any) -> Any:
+    """(-x) / y = -(x / y)"""
+    return (-x) / y, -(x / y)
+
+
+@rule()
+def negative_first_term(x: Any, y: Any) -> Any:
+    """(-x) + y = y - x"""
+    return (-x) + y, y - x
+
+
+@rule()
+def square_of_negation(x: Any) -> Any:
+    """(-x)^2 = x^2"""
+    return ops.square(-x), ops.square(x)
+
+
+@rule()
+def erf_is_odd(x: Any) -> Any:
+    """erf(-x) = -erf(x)"""
+    return ops.erf(-x), -ops.erf(x)
+
+
+@rule()
+def tanh_is_odd(x: Any) -> Any:
+    """tanh(-x) = -tanh(x)"""
+    return ops.tanh(-x), -ops.tanh(x)
+
+
 # ----- movement -----------------------------------------------------------------------------------
 
 
@@ -136,6 +179,22 @@ def concat_of_one(node: Node, build: Builder) -> Node | None:
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
+@rewrite("fold")
+def fold_side_by_side(node: Node, build: Builder) -> Node | None:
+    """fold(y) = reshape(permute(y)) where windows lie side by side: each element has one term"""
+    attrs, (y,) = dict(node.attrs), node.inputs
+    rank, shape = len(attrs["extent"]), y.type.shape
+    lead = len(shape) - 2 * rank
+    rows = list(zip(shape[lead:], shape[lead + rank :], attrs["extent"], strict=False))
+    if attrs["stride"] != shape[lead + rank :] or set(attrs["spacing"]) != {1}:
+        return None
+    if any(not same_size(n * k, size) for n, k, size in rows):
+        return None
+    pairs = [axis for k in range(lead, lead + rank) for axis in (k, k + rank)]
+    moved = build.apply("permute", y, axes=(*range(lead), *pairs))
+    return build.apply("reshape", moved, shape=node.type.shape)
+
+
 RULES = [
     double_negation,
     times_one,
@@ -148,6 +207,13 @@ RULES = [
     larger_of_itself,
     smaller_of_itself,
     abs_of_negation,
+    negative_factor,
+    negative_other_factor,
+    negative_numerator,
+    negative_first_term,
+    square_of_negation,
+    erf_is_odd,
+    tanh_is_odd,
     reshape_to_the_same,
     reshape_of_reshape,
     permute_in_order,
@@ -155,4 +221,5 @@ RULES = [
     broadcast_of_broadcast,
     flip_of_flip,
     concat_of_one,
+    fold_side_by_side,
 ]
