@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stagekit.graph import Graph
 from stagekit.kernels.cuda_folds import Accumulator, across_warps, to_all_lanes, within_warp
 from stagekit.kernels.cuda_words import (
     c_type,
@@ -42,10 +43,13 @@ from stagekit.kernels.ir import (
     Store,
     Value,
     arguments,
+    every,
     operands,
 )
+from stagekit.kernels.listing import Listing
 from stagekit.kernels.loops import neutral_of
-from stagekit.kernels.schedule import every, product, row_major
+from stagekit.kernels.plan import KernelStep, Steps
+from stagekit.kernels.schedule import product, row_major
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 
@@ -73,7 +77,8 @@ class Source(NamedTuple):
 
     def grid(self, sizes: Mapping[str, int]) -> int:
         """How many blocks to launch at some sizes."""
-        return max(1, min(_MOST_BLOCKS, max(n.evaluate(sizes) for n in self.blocks)))
+        wanted = max(int(n.evaluate(sizes)) for n in self.blocks)
+        return max(1, min(_MOST_BLOCKS, wanted))
 
 
 def kernel_source(kernel: Kernel) -> Source:
@@ -81,6 +86,12 @@ def kernel_source(kernel: Kernel) -> Source:
     writer = Writer(kernel)
     text = writer.text()
     return Source(kernel.name, preamble(text) + text, kernel, tuple(writer.blocks))
+
+
+def listings(graph: Graph) -> list[Listing]:
+    """The kernels of a graph, in the order in which they run."""
+    kernels = [s.scheduled.kernel for s in Steps(graph).steps if isinstance(s, KernelStep)]
+    return [Listing(kernel.name, "cuda", kernel_source(kernel).source) for kernel in kernels]
 
 
 def launch(
@@ -123,7 +134,7 @@ class Printer:
         self.lines: list[str] = []
         self.scopes: list[Scope] = [Scope(set())]
         self.sizes = _identifiers(kernel.sizes)
-        self.pointers = {b.name: b.name for b in (*kernel.buffers, *kernel.scratch)}
+        self.pointers = {b.name: b.name for b in kernel.buffers}
         self.pending: list[Check] = list(kernel.checks)
         self.loops = {x.name: x for x in (*kernel.rows, *([kernel.flat] if kernel.flat else []))}
         self.loops |= {x.name: x for s in kernel.stages for x in s.loops}
@@ -136,7 +147,7 @@ class Printer:
 
     @contextmanager
     def block(self, head: str, names: Iterable[str] = ()) -> Iterator[None]:
-        """What is written meanwhile stands in a block of its own, inside which `names` are known."""
+        """What is written meanwhile stands in a block, inside of which `names` are known."""
         self.line(f"{head} {{")
         self.scopes.append(Scope(set(names)))
         yield
@@ -317,7 +328,8 @@ class Writer(Printer):
     def text(self) -> str:
         """The function."""
         kernel = self.kernel
-        written = {s.buffer for stage in kernel.stages for s in (*stage.stores, *stage.columns)}
+        written = {s.buffer for stage in kernel.stages for s in stage.stores}
+        written |= {c.buffer for c in self.columns}
         parameters = [
             f"{'' if b.name in written else 'const '}{memory_type(b.type)} *{b.name}"
             for b in kernel.buffers
@@ -361,7 +373,6 @@ class Writer(Printer):
     def _grid(self) -> None:
         """Every thread takes places of the whole grid."""
         self.line(f"const long long thread = blockIdx.x * {THREADS}LL + threadIdx.x;")
-        self.line(f"const long long threads = gridDim.x * {THREADS}LL;")
         for stage in self.kernel.stages:
             self._grid_stage(stage)
         while self.pending:
@@ -370,7 +381,7 @@ class Writer(Printer):
     def _grid_stage(self, stage: Stage) -> None:
         loops = stage.loops if self.kernel.flat else (*self.kernel.rows, *stage.loops)
         self.blocks.append(_parts(product(loop.extent for loop in loops), THREADS))
-        with self._walk(loops, "thread", "threads"):
+        with self._walk(loops, "thread", f"gridDim.x * {THREADS}LL"):
             self._at_place(stage)
 
     def _rows(self) -> None:
@@ -460,8 +471,10 @@ class Writer(Printer):
             self._folding(f"fold_{c.buffer}", c.op, c.value.type, stage, terms)
             for c in stage.columns
         ]  # fmt: skip
-        for line in (line for fold in (*folds, *sums) for line in fold.declarations()):
-            self.line(line)
+        for fold in (*folds, *sums):
+            self.line(f"// {fold.op} over {', '.join(loop.name for loop in stage.loops)}")
+            for line in fold.declarations():
+                self.line(line)
         bodies = [x.body for x in stage.folds] + [c.value for c in stage.columns if flat]
         start, end = ("begin + thread", "end") if flat else ("thread", "")
         with self._walk(stage.loops, start, self.team, end) as self.place:

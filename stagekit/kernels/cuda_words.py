@@ -112,7 +112,7 @@ def inner(text: str) -> str:
     return text if _CLOSED.fullmatch(text) else f"({text})"
 
 
-_CLOSED = re.compile(r"-?[\w.]+(e[+-]\d+f?)?|\w*\([^()]*\)|\w+\[\w+\]")
+_CLOSED = re.compile(r"-?[\w.]+(e[+-]\d+f?)?|\w*\([^()]*\)|\w+\[\w+\]|\([a-z ]+\)\w+")
 
 
 # ----- instructions -------------------------------------------------------------------------------
@@ -168,7 +168,8 @@ def _of_integer(op: str, type: DType, args: Sequence[str]) -> str:
     if op in _WRAPPING:
         right = args[1] if op == "shift_left" else f"({unsigned}){args[1]}"
         return f"({kind})(({unsigned}){args[0]} {_SIGNS[op]} {right})"
-    return f"({kind})({args[0]} {_SIGNS[op]} {args[1]})"
+    text = f"{args[0]} {_SIGNS[op]} {args[1]}"
+    return text if type.itemsize >= 4 else f"({kind})({text})"
 
 
 def converted(x: str, old: DType, new: DType) -> str:

@@ -15,7 +15,9 @@ import stagekit.ops as ops
 from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
-from stagekit.kernels import backend
+from stagekit.kernels import backend, cuda
+from stagekit.kernels.backend import settled
+from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
 from stagekit.node import Interned, Node, reachable
 from stagekit.op import current, using
@@ -83,8 +85,10 @@ class ConcreteFunction:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
         return cost(self.optimized, self.env)
 
-    def kernels(self, backend: str = "cpu") -> list[Any]:
-        """The generated kernels: none, plans run on NumPy's own."""
+    def kernels(self, backend: str = "cpu") -> list[Listing]:
+        """The text of each generated kernel, "cuda" on every machine."""
+        if backend == "cuda":
+            return cuda.listings(settled(self.optimized, self.facts.known))
         return []
 
     def __repr__(self) -> str:

@@ -16,7 +16,8 @@ from stagekit.kernels.cuda import THREADS, Source
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
 
-_ENTRY = """extern "C" void run_{name}(unsigned blocks, unsigned threads, bool backwards, void **args) {{
+_ENTRY = """
+extern "C" void run_{name}(unsigned blocks, unsigned threads, bool backwards, void **args) {{
   emulator::launch({name}, blocks, threads, backwards, args);
 }}
 """
@@ -28,10 +29,10 @@ class Emulator:
     def __init__(self, sources: Sequence[Source], folder: Path) -> None:
         text = ['#include "cuda_emulator.h"\n', *(s.source for s in sources)]
         text += [_ENTRY.format(name=s.name) for s in sources]
-        path, library = folder / "kernels.cpp", folder / "kernels.so"
-        path.write_text("".join(text), encoding="utf-8")
-        compiled(path, library)
-        self.library = ctypes.CDLL(str(library))
+        source, self.path = folder / "kernels.cpp", folder / "kernels.so"
+        source.write_text("".join(text), encoding="utf-8")
+        compiled(source, self.path)
+        self.library = ctypes.CDLL(str(self.path))
 
     def run(
         self, source: Source, buffers: Mapping[str, np.ndarray[Any, Any]],
@@ -51,10 +52,10 @@ class Emulator:
         return error.value
 
 
-def compiled(path: Path, library: Path) -> None:
+def compiled(source: Path, library: Path) -> None:
     """Compile a translation unit to a library as the GPU would: no contraction."""
     assert COMPILER is not None
     command = [COMPILER, "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off",
-               f"-I{HERE}", str(path), "-o", str(library)]  # fmt: skip
+               f"-I{HERE}", str(source), "-o", str(library)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
