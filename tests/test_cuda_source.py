@@ -126,6 +126,7 @@ CASES: dict[str, tuple[Function, list[Array]]] = {
     ),
     "gather": (lambda x, i, j: (sk.take(x, i, axis=0), x[i, j]),
                [draw(20, 30), integers(-20, 20, 11), integers(0, 30, 11)]),
+    "one_of_many": (lambda x, k: x[k], [draw(20, 300), np.asarray(-3)]),
     "casts": (
         lambda x: [sk.astype(x, t) for t in (sk.int8, sk.float64, sk.bool, sk.float16, sk.int64)],
         [draw(100) * 30],
@@ -301,6 +302,13 @@ def test_a_sum_of_ones_is_exact(programs: dict[str, Program], emulator: Emulator
         lambda *a: emulator.run(*a, blocks=1 << 11),
     )  # fmt: skip
     assert found == n
+
+
+def test_a_check_may_stand_beside_all_loops(
+    programs: dict[str, Program], emulator: Emulator
+) -> None:
+    x, k = CASES["one_of_many"][1]
+    assert outputs(programs["one_of_many"], [x, k + 99], emulator.run)[1] > 0
 
 
 def test_a_failed_check_is_noted(programs: dict[str, Program], emulator: Emulator) -> None:

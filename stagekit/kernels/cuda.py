@@ -342,7 +342,6 @@ class Writer(Printer):
             self._rows()
         else:
             self._grid()
-        assert not self.pending, "a check has no place"
         head = f'extern "C" __global__ void __launch_bounds__({THREADS}) {kernel.name}('
         return "\n".join([head, "    " + ", ".join(parameters) + ") {", *self.lines, "}", ""])
 
@@ -373,16 +372,13 @@ class Writer(Printer):
     def _grid(self) -> None:
         """Every thread takes places of the whole grid."""
         self.line(f"const long long thread = blockIdx.x * {THREADS}LL + threadIdx.x;")
+        step = f"gridDim.x * {THREADS}LL"
         for stage in self.kernel.stages:
-            self._grid_stage(stage)
-        while self.pending:
-            self._grid_stage(self._checking())
-
-    def _grid_stage(self, stage: Stage) -> None:
-        loops = stage.loops if self.kernel.flat else (*self.kernel.rows, *stage.loops)
-        self.blocks.append(_parts(product(loop.extent for loop in loops), THREADS))
-        with self._walk(loops, "thread", f"gridDim.x * {THREADS}LL"):
-            self._at_place(stage)
+            loops = stage.loops if self.kernel.flat else (*self.kernel.rows, *stage.loops)
+            self.blocks.append(_parts(product(loop.extent for loop in loops), THREADS))
+            with self._walk(loops, "thread", step):
+                self._at_place(stage)
+        self._last_checks(step)
 
     def _rows(self) -> None:
         """Every row belongs to a team."""
@@ -445,17 +441,15 @@ class Writer(Printer):
     def _stages(self) -> None:
         for stage in self.kernel.stages:
             self._stage(stage)
-        for check in list(self.pending):
-            if check.bad.names & self.loops.keys() <= self.names:
-                self.check(check)
-        while self.pending:
-            self._stage(self._checking())
+        self._last_checks(self.team)
 
-    def _checking(self) -> Stage:
-        """A stage that does nothing but walk through the places of a check."""
-        names = self.pending[0].bad.names & self.loops.keys() - self.names
-        names -= {loop.name for loop in self.kernel.rows}
-        return Stage(tuple(x for n, x in self.loops.items() if n in names), (), ())
+    def _last_checks(self, step: str | int) -> None:
+        """Checks that no stage had a place for walk through their own loops."""
+        for check in list(self.pending):
+            names = (check.bad.names & self.loops.keys()) - self.names
+            loops = [loop for name, loop in self.loops.items() if name in names]
+            with self._walk(loops, "thread", step):
+                self.check(check)
 
     def _stage(self, stage: Stage) -> None:
         """A stage's loops, walked by a team."""
