@@ -40,7 +40,6 @@ from stagekit.kernels.ir import (
     Kernel,
     Loop,
     Stage,
-    Store,
     Value,
     arguments,
     every,
@@ -500,17 +499,14 @@ class Writer(Printer):
     def _at_place(self, stage: Stage) -> None:
         """What a stage does at each place besides folding."""
         for store in stage.stores:
-            self._store(store, stage)
+            name = self.value(store.value)
+            self.line(f"{self.element(store.buffer, store.offset)} = {name};")
         if self.kernel.flat is None:
             for column in stage.columns:
                 type, element = column.value.type, self.element(column.buffer, column.offset)
                 name = self.value(column.value)
                 self.line(f"{element} = {combined(column.op, type, element, name)};")
         self.checks(self.scopes[-1].names)
-
-    def _store(self, store: Store, stage: Stage) -> None:
-        name = self.value(store.value)
-        self.line(f"{self.element(store.buffer, store.offset)} = {name};")
 
     def element(self, buffer: str, offset: Expr) -> str:
         """An element of a buffer; of scratch, a thread has those at which it is itself."""

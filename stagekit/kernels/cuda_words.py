@@ -132,7 +132,7 @@ def instruction(op: str, type: DType, *args: str) -> str:
 
     >>> from stagekit.types import int32
     >>> print(instruction("fma", float32, "x", "y", "z"), "|", instruction("add", int32, "x", "1"))
-    fmaf(x, y, z) | (int)((unsigned int)x + (unsigned int)1)
+    fmaf(x, y, z) | (int)((unsigned int)x + 1u)
     """
     if op == "select":
         return f"{args[0]} ? {args[1]} : {args[2]}"
@@ -162,14 +162,21 @@ def _of_integer(op: str, type: DType, args: Sequence[str]) -> str:
     if type is bool_:
         return f"{args[0]} {_SIGNS[op]} {args[1]}"
     kind = c_type(type)
-    unsigned = "unsigned long long" if type.itemsize == 8 else "unsigned int"
     if op == "neg":
-        return f"({kind})(0 - ({unsigned}){args[0]})"
+        return f"({kind})(0 - {_unsigned(args[0], type)})"
     if op in _WRAPPING:
-        right = args[1] if op == "shift_left" else f"({unsigned}){args[1]}"
-        return f"({kind})(({unsigned}){args[0]} {_SIGNS[op]} {right})"
+        right = args[1] if op == "shift_left" else _unsigned(args[1], type)
+        return f"({kind})({_unsigned(args[0], type)} {_SIGNS[op]} {right})"
     text = f"{args[0]} {_SIGNS[op]} {args[1]}"
     return text if type.itemsize >= 4 else f"({kind})({text})"
+
+
+def _unsigned(x: str, type: DType) -> str:
+    wide = type.itemsize == 8
+    digits = re.fullmatch(r"(\d+)(u|U?LL)?", x)
+    if digits is not None:
+        return f"{digits[1]}{'ULL' if wide else 'u'}"
+    return f"({'unsigned long long' if wide else 'unsigned int'}){x}"
 
 
 def converted(x: str, old: DType, new: DType) -> str:
