@@ -300,6 +300,7 @@ class Function:
             concolic,
             concolic and self.options.verify is not None,
             sizes,
+            self.options.compile == "background",
         )
 
     @boundary

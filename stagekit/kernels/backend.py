@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import count
 from typing import Any
@@ -20,23 +20,26 @@ from stagekit.symbolic import Expr, Fact, names
 from stagekit.types import TensorType
 
 
-def plan(graph: Graph, facts: Iterable[Fact]) -> Plan | NativePlan:
-    """The plan for a graph, right where the facts hold that its trace has relied on.
+def plan(
+    graph: Graph, facts: Iterable[Fact], optimized: Callable[[], Graph]
+) -> Plan | NativePlan:
+    """The plan for a traced graph, right where the facts hold that its trace has relied on.
 
-    A failure of the code generator is a warning, and NumPy runs the graph.
+    `optimized` rewrites it, and is asked only where no process has made this plan before. A failure
+    of the code generator is a warning, and NumPy runs the graph.
     """
     if not engine.available():
         _say_once()
-        return Plan(graph)
+        return Plan(optimized())
     try:
-        return NativePlan(*fed(settled(graph, facts)))
+        return NativePlan(lambda: fed(settled(optimized(), facts)), graph, facts)
     except Exception as error:
         warnings.warn(
             f"{graph.name}: no native code ({type(error).__name__}: {error}); NumPy runs it",
             StagekitWarning,
             stacklevel=stack_level(),
         )
-        return Plan(graph)
+        return Plan(optimized())
 
 
 @cache
@@ -163,3 +166,8 @@ def _replaced(value: Any, known: Mapping[str, Expr]) -> Any:
 
 def _retyped(type_: TensorType, known: Mapping[str, Expr]) -> TensorType:
     return TensorType(type_.dtype, _replaced(type_.shape, known), type_.device)
+
+
+def native(graph: Graph) -> NativePlan:
+    """The machine code of a graph as it is, without rewriting; raises what the generator raises."""
+    return NativePlan(lambda: fed(graph), graph, ())

@@ -81,7 +81,7 @@ def _opened(path: str) -> Blas | None:
 @cache
 def find() -> Blas | None:
     """The first library that has cblas, None if there is none."""
-    return next(filter(None, map(_opened, dict.fromkeys(_candidates()))), None)
+    return next(filter(None, map(_opened, _candidates())), None)
 
 
 def available() -> bool:

@@ -97,7 +97,7 @@ class _Gradient:
         """The whole."""
         p, bytes = self.p, self.lanes.bytes
         self.totals = lines(p.groups * p.channels * p.taps * self.row * bytes)
-        self.parts = max(1, min(PARTS, TOTALS // self.totals))
+        self.parts = max(1, min(PARTS, TOTALS // self.totals, 4 * PARTS // p.groups))
         wanted = -(-CHUNKS // (self.parts * p.groups))
         split = max(n for n in range(1, wanted + 1) if p.channels % n == 0)
         self.channels, self.pieces = p.channels // split, p.groups * split

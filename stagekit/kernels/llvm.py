@@ -153,7 +153,47 @@ class Writer(Emitter):
             if dynamic is not None:
                 return self.wide(dynamic)
             return self.indices(Expr.named(atom))
+        if self._is_place(Expr({(atom,): 1})):
+            narrow = self._place(Expr({(atom,): 1}))
+            return self.emit(f"zext <{self.width} x i32> {narrow} to {kind}")
         return self.call_of(atom, self.indices(atom.left), self.indices(atom.right), kind)
+
+    def _is_place(self, expr: Expr) -> bool:
+        """Whether an index is made of quotients and remainders, by constants, of the place in a
+        flat kernel's memory, which fits 32 bits.
+        """
+        flat = self.kernel.flat
+        if flat is None or self.vector != flat.name or flat.extent.constant is None:
+            return False
+        if flat.extent.constant >= 1 << 31 or len(expr.terms) != 1 or expr.terms[0][1] != 1:
+            return False
+        ((monomial, _),) = expr.terms
+        if len(monomial) != 1:
+            return False
+        atom = monomial[0]
+        if isinstance(atom, str):
+            return atom == flat.name
+        divisor = atom.right.constant
+        return atom.op in ("//", "%") and (divisor or 0) > 0 and self._is_place(atom.left)
+
+    def _place(self, expr: Expr) -> str:
+        """Such an index in 32 bits a lane: a division by a constant is a product there."""
+        key = (expr, "place")
+        for scope in self.scopes:
+            if key in scope.exprs:
+                return scope.exprs[key]
+        kind = f"<{self.width} x i32>"
+        ((monomial, _),) = expr.terms
+        atom = monomial[0]
+        if isinstance(atom, str):
+            wide = self.indices(expr)
+            found = self.emit(f"trunc <{self.width} x i64> {wide} to {kind}")
+        else:
+            how = "udiv" if atom.op == "//" else "urem"
+            left = self._place(atom.left)
+            found = self.emit(f"{how} {kind} {left}, splat (i32 {atom.right.constant})")
+        self.scopes[-1].exprs[key] = found
+        return found
 
     def _varies_expr(self, expr: Expr) -> bool:
         return self.vector is not None and self.vector in self.kernel.body.names(expr)
@@ -359,7 +399,8 @@ class Writer(Emitter):
         return pointer, rest
 
     def _memory(self, buffer: str) -> str:
-        types = {b.name: b.type for b in (*self.kernel.buffers, *self.kernel.scratch)}
+        types = {b.name: b.type for b in self.kernel.buffers}
+        types |= {s.name: s.type for s in self.kernel.scratch}
         return memory_type(types[buffer])
 
     def address(self, buffer: str, offset: Expr) -> str:

@@ -92,9 +92,9 @@ class Fold:
         self.is_arg = op.startswith("arg")
         self.in_lanes = stage is None  # a result for each lane, not one for all
         self.loop = stage.loops[-1].name if stage is not None and stage.loops else ""
-        self.nested_wide = (
-            self.in_lanes and terms > _BLOCK and self._is_float_sum and body.type is float32
-        )
+        long = self.in_lanes and terms > _BLOCK and self._is_float_sum
+        self.nested_wide = long and body.type is float32
+        self.with_lost = long and body.type is float64
         self.place: Any = None
 
     @property
@@ -111,6 +111,8 @@ class Fold:
         first = literal(neutral_of(self.op, type), type)
         kind = self.kind(w, type)
         value = f"splat ({scalar_type(type)} {first})" if self.lanes else first
+        if self.with_lost:
+            return [(kind, value), (kind, value)]
         if not self.is_arg:
             return [(kind, value)]
         none = str((1 << 63) - 1)
@@ -129,6 +131,8 @@ class Fold:
             fill = f"splat ({scalar_type(type)} {neutral})"
             kind = self.kind(w, type)
             name = w.emit(f"select <{w.width} x i1> {w.mask}, {kind} {name}, {kind} {fill}")
+        if self.with_lost:
+            return _two_sum(w, self.kind(w), slots, name)
         return [combine(w, self.op, type, self.kind(w, type), slots[0], name)]
 
     def _place(self, w: Writer) -> str:
@@ -224,6 +228,8 @@ class Fold:
             if self.nested_wide:
                 old, new = self.kind(w, float64), self.kind(w)
                 return w.emit(f"fptrunc {old} {slots[0]} to {new}")
+            if self.with_lost:
+                return w.emit(f"fadd {self.kind(w)} {slots[0]}, {slots[1]}")
             return slots[-1]
         kinds = [self.kind(w)] + [self.kind(w, int64)] * self.is_arg
         return _across(w, slots, lambda a, b: self.merge(w, a, b), kinds)[-1]

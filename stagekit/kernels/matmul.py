@@ -13,6 +13,7 @@ from stagekit.types import DType, float32
 STRETCH = 4096  # terms of a sum that one call adds; more would make the error grow
 _WORK = 1 << 18  # multiplications that are worth a chunk of their own
 _CHUNKS = 8  # into which a large product is cut at most: its rows, or else its columns
+_NARROWEST = 64  # rows of a chunk: each chunk packs the whole other operand again
 
 
 class View(NamedTuple):
@@ -41,9 +42,9 @@ class Matmul(NamedTuple):
 
     @property
     def by_rows(self) -> bool:
-        """Whether a single product is cut into rows, not columns."""
+        """Whether a single product is cut into rows, not columns: along the longer side."""
         rows, columns = (_size(n) for n in self.shape[-2:])
-        return rows * 4 >= columns
+        return rows >= columns
 
     @property
     def grain(self) -> int:
@@ -54,7 +55,7 @@ class Matmul(NamedTuple):
         cut, other = (rows, columns) if self.by_rows else (columns, rows)
         least = max(1, _WORK // max(other * terms, 1))
         even = -(-cut // _CHUNKS)
-        return max(-(-max(least, even, 8) // 8) * 8, 8)
+        return -(-max(least, even, _NARROWEST) // 16) * 16
 
     @property
     def chunks(self) -> Expr:

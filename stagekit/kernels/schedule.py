@@ -35,6 +35,7 @@ from stagekit.types import DType
 
 MANY = 4096  # what a symbolic size counts as where a choice depends on it
 _UNROLLED = 32  # folds of fewer elements are written out, if those are no stretch of memory
+_SHORT_LOOP = 8  # turns of a loop that are too few for a vector
 _SHORT = 4  # and if they are one
 _CHUNK = 1 << 14  # elements that a chunk of rows has at least
 _WIDE = 1 << 16  # columns from which partial results of chunks of rows are too many
@@ -106,11 +107,13 @@ def schedule(
 ) -> list[Scheduled]:
     """The kernels that store `targets`, in order. `inner` names loops that rows must not be."""
     targets = _unrolled([_without_ones(t) for t in targets])
-    left = _collapsed(targets, inner)
-    out: list[Scheduled] = []
+    groups, left = _flattened(_collapsed(targets, inner))
     while left:
         group, rows, left = _grouped(left, inner)
-        part = f"{name}_{len(out)}" if out or left else name
+        groups.append((group, rows))
+    out: list[Scheduled] = []
+    for group, rows in groups:
+        part = f"{name}_{len(out)}" if len(groups) > 1 else name
         out += _Scheduler(part, group, rows, types).run()
     return out
 
@@ -154,7 +157,7 @@ def _is_small(fold: Value) -> bool:
     extents = [loop.extent.constant for loop in fold.attr.loops]
     if any(n is None for n in extents) or fold.attr.op not in _COMBINE:
         return False
-    total = math.prod(extents)
+    total: int = math.prod(extents)
     if total <= _SHORT:
         return total > 0
     last = fold.attr.loops[-1]
@@ -288,6 +291,8 @@ def _fits(target: Target, rows: Rows) -> bool:
     stored = frozenset(loop.name for loop in target.loops)
     folds = [v for v in every(target.value) if v.op == "fold"]
     if names <= stored:
+        if any(_bound(f) & stored and not f.names & stored <= names for f in folds):
+            return False  # a row would have several values of what is folded over its own loops
         return (bool(stored) or not rows.lanes) and all(not names & _bound(f) for f in folds)
     if names & stored or rows.lanes:
         return False
@@ -420,6 +425,57 @@ def _merged(targets: Sequence[Target], outer: Loop, inside: Loop) -> list[Target
                 fold = value.attr
                 known[value] = value.body.fold(fold.op, loops(fold.loops), inner, value.type)
     return [t._replace(loops=loops(t.loops)).rebuilt(known, place) for t in targets]
+
+
+def _flattened(
+    targets: Sequence[Target],
+) -> tuple[list[tuple[list[Target], Rows]], list[Target]]:
+    """Kernels of one loop, over all elements of a buffer, for targets whose own innermost loop is
+    too short for a vector; and the other targets.
+    """
+    groups: dict[tuple[Loop, ...], list[Target]] = {}
+    left = []
+    for target in targets:
+        loops = tuple(_ordered(target.loops, [target._replace(value=_nothing(target))]))
+        if _is_short(target, loops):
+            groups.setdefault(loops, []).append(target)
+        else:
+            left.append(target)
+    flat = [([_in_one_loop(t, loops) for t in group], Rows(())) for loops, group in groups.items()]
+    return flat, left
+
+
+def _nothing(target: Target) -> Value:
+    """A value that reads nothing, so that the order of loops is that of the stores alone."""
+    return target.value.body.constant(0, target.value.type)
+
+
+def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
+    """Whether a target has several loops, the innermost a short one, over a stretch of memory."""
+    if len(loops) < 2 or any(v.op == "fold" for root in target.roots for v in every(root)):
+        return False
+    last = loops[-1].extent.constant
+    total = product(loop.extent for loop in loops).constant
+    if last is None or last >= _SHORT_LOOP or total is None or total >= 1 << 31:
+        return False
+    return target.offset == _row_major(loops)
+
+
+def _in_one_loop(target: Target, loops: Sequence[Loop]) -> Target:
+    """The loops' variables as what they are of the place in memory."""
+    name = loops[-1].name
+    z, step, env = Expr.named(name), 1, {}
+    for loop in reversed(loops):
+        n = loop.extent.constant or 1
+        env[loop.name] = z // step % n if step * n < _total(loops) else z // step
+        step *= n
+    flat = Loop(name, Expr.of(step))
+    moved = target._replace(loops=(flat,), offset=z).rebuilt({}, lambda expr: _at(expr, env))
+    return moved._replace(offset=z)
+
+
+def _total(loops: Sequence[Loop]) -> int:
+    return product(loop.extent for loop in loops).constant or 1
 
 
 # ----- one kernel ---------------------------------------------------------------------------------
@@ -610,7 +666,9 @@ class _Scheduler:
                 stores=tuple(s._replace(value=rebuilt(s.value, known)) for s in stage.stores),
                 columns=tuple(c._replace(value=rebuilt(c.value, known)) for c in stage.columns),
             )
-        mine = [Store(*x.attr[:2], v) for v, x in loaded.items() if first[v] == k]
+        mine = [
+            Store(x.attr.buffer, x.attr.offset, v) for v, x in loaded.items() if first[v] == k
+        ]
         return replace(stage, stores=(*stage.stores, *mine))
 
     # ----- the whole
@@ -621,9 +679,10 @@ class _Scheduler:
         used: dict[str, None] = {}
         for stage in stages:
             exprs += [loop.extent for loop in stage.loops]
-            exprs += [s.offset for s in (*stage.stores, *stage.columns)]
+            exprs += [s.offset for s in stage.stores] + [c.offset for c in stage.columns]
             exprs += [c.width for c in stage.columns]
-            used.update(dict.fromkeys(s.buffer for s in (*stage.stores, *stage.columns)))
+            used.update(dict.fromkeys(s.buffer for s in stage.stores))
+            used.update(dict.fromkeys(c.buffer for c in stage.columns))
         checks = tuple(dict.fromkeys(c for t in self.targets for c in t.checks))
         roots = [root for stage in stages for root in stage.roots] + [c.bad for c in checks]
         for value in [v for root in roots for v in every(root)]:
@@ -664,6 +723,7 @@ def _is_costly(value: Value) -> bool:
 
 
 def row_major(loops: Sequence[Loop]) -> Expr:
+    """The number of a place among those of some loops, the last loop fastest."""
     place: Any = Expr.of(0)
     for loop in loops:
         place = place * loop.extent + Expr.named(loop.name)

@@ -141,6 +141,15 @@ def _known(answer: bool) -> Rule:
     return lambda x: x.body.constant(answer, bool_)
 
 
+def _extreme(relation: str, x: Value, y: Value) -> Value:
+    """The first where it stands in the relation or is NaN; a constant is no NaN that one asks for
+    in each turn, so it is the first.
+    """
+    if y.op == "constant":
+        x, y = y, x
+    return select(x.body.make(relation, x, y) | unequal(x, x), x, y)
+
+
 def _greatest(x: Value, y: Value) -> Value:
     return select(x > y, x, y)
 
@@ -180,8 +189,8 @@ FLOAT: dict[str, Rule] = {
     "square": _square,
     "sqrt": _machine("sqrt"),
     "reciprocal": lambda x: 1.0 / x,
-    "maximum": lambda x, y: select((x > y) | unequal(x, x), x, y),
-    "minimum": lambda x, y: select((x < y) | unequal(x, x), x, y),
+    "maximum": lambda x, y: _extreme("gt", x, y),
+    "minimum": lambda x, y: _extreme("lt", x, y),
     "copysign": copysign,
 }
 FLOAT |= {

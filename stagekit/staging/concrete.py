@@ -6,6 +6,7 @@ whose derivative is again a concrete function, so that the same rule gives every
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -48,8 +49,13 @@ class ConcreteFunction:
     (1, [9.0, 9.0])
     """
 
-    def __init__(self, graph: Graph, env: Env, facts: Facts | None = None) -> None:
+    def __init__(
+        self, graph: Graph, env: Env, facts: Facts | None = None, background: bool = False
+    ) -> None:
         self.graph = graph
+        self.background = background  # whether calls run on NumPy until native code is there
+        self._plan: Plan | NativePlan | None = None
+        self._compiling: threading.Thread | None = None
         self.env = dict(env)
         self.facts = facts or Facts(closed=True)
         self.derivatives: list[Derivative] = []
@@ -70,10 +76,23 @@ class ConcreteFunction:
         """The rewrites that fired: records of `.rule` and `.line`."""
         return self._optimized[1]
 
-    @cached_property
+    @property
     def plan(self) -> Plan | NativePlan:
-        """The steps that a call runs: native code, or NumPy's where there is none."""
-        return backend.plan(self.optimized, self.facts.known)
+        """The steps that a call runs: native code, or NumPy's where there is none (yet)."""
+        if self._plan is None:
+            if not self.background:
+                self._compile()
+            elif self._compiling is None:
+                self._compiling = threading.Thread(target=self._compile, daemon=True)
+                self._compiling.start()
+        return self._plan or self._until_compiled
+
+    def _compile(self) -> None:
+        self._plan = backend.plan(self.graph, self.facts.known, lambda: self.optimized)
+
+    @cached_property
+    def _until_compiled(self) -> Plan:
+        return Plan(self.optimized)
 
     @property
     def native(self) -> NativePlan | None:

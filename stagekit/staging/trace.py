@@ -219,6 +219,7 @@ class Tracer:
     concolic: bool
     verify: bool
     shapes_before: Callable[[str, tuple[int, ...]], tuple[int | str, ...]]
+    background: bool = False
 
     def __post_init__(self) -> None:
         self.facts = Settling()
@@ -367,7 +368,7 @@ class Tracer:
                     return Finished(None, entry, again=True)
                 out = self._release(out, settle=left is not None)
         if entry.concrete is not None:
-            assert entry.concrete.plan is not None  # compile now
+            assert entry.concrete.plan is not None  # compile now, or begin to
         entry.ms = (time.perf_counter() - start) * 1e3
         return Finished(out, entry)
 
@@ -450,7 +451,7 @@ class Tracer:
         staging = self.staging
         inputs, checks = tuple(staging.inputs), tuple(staging.checks)
         graph = Graph(self.name, inputs, tuple(outputs), checks, staging.lines)
-        return ConcreteFunction(graph, self.env, self.facts)
+        return ConcreteFunction(graph, self.env, self.facts, self.background)
 
     def _guards(self, watch: Watch) -> tuple[Guard, ...]:
         """What must hold: for a constant that NumPy computed, every array it may be made of."""
