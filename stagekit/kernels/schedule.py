@@ -569,7 +569,7 @@ class _Scheduler:
         """Partial results of a target's folds, and the target that folds those."""
         known: dict[Value, Value] = {}
         width = product(loop.extent for loop in target.loops)
-        place = _row_major(target.loops)
+        place = row_major(target.loops)
         for fold in folds_of(target.value):
             shared = self.ends.get((fold, target.loops))
             if shared is not None:
@@ -598,7 +598,8 @@ class _Scheduler:
 
         def add(level: int, loops: Sequence[Loop], **more: Any) -> None:
             inside = [x for x in loops if x.name not in self.names]
-            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * bool(self.flat))
+            walks = self.flat is not None and "folds" not in more  # a fold is one for all lanes
+            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * walks)
             stage = nests.get(key) or Stage(key[1], (), (), ())
             grown = {name: (*getattr(stage, name), item) for name, item in more.items()}
             nests[key] = replace(stage, **grown)
@@ -644,7 +645,7 @@ class _Scheduler:
             name = f"scratch{len(self.scratch)}"
             width = product(loop.extent for loop in loops)
             self.scratch.append(Scratch(name, value.type, width))
-            loaded[value] = self.body.load(name, _row_major(loops), value.type)
+            loaded[value] = self.body.load(name, row_major(loops), value.type)
         return tuple(self._with_scratch(k, s, again, loaded) for k, s in enumerate(stages))
 
     def _is_small(self, loops: Sequence[Loop]) -> bool:
@@ -723,7 +724,8 @@ def _is_costly(value: Value) -> bool:
     return len(own) >= 6 and value.type.kind == "float"
 
 
-def _row_major(loops: Sequence[Loop]) -> Expr:
+def row_major(loops: Sequence[Loop]) -> Expr:
+    """The number of a place among those of some loops, the last loop fastest."""
     place: Any = Expr.of(0)
     for loop in loops:
         place = place * loop.extent + Expr.named(loop.name)
