@@ -47,8 +47,8 @@ from stagekit.kernels.ir import (
 )
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.loops import neutral_of
-from stagekit.kernels.plan import KernelStep, Steps
 from stagekit.kernels.schedule import product, row_major
+from stagekit.kernels.steps import KernelStep, Steps
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 
