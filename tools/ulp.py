@@ -298,7 +298,8 @@ def row(name: str, quick: bool) -> str:
 
 HEAD = """# Scalar mathematics
 
-The greatest error of each function of `stagekit/kernels/scalar_math.py` and `trigonometry.py`, in
+The greatest error of each function of `stagekit/kernels/scalar_math.py` and `stagekit/kernels/trigonometry.py`,
+in
 units in the last place of the exact value, at which argument, and how many instructions its loop
 has for one vector of 64 bytes (loads, stores and the loop's own included). Written by `make ulp`.
 
