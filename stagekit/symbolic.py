@@ -58,7 +58,7 @@ def _exact(method: Callable[[Any, Expr], Expr]) -> Callable[[Any, Any], Expr]:
         try:
             exact = Expr.of(other)
         except TypeError:
-            return NotImplemented
+            return NotImplemented  # type: ignore[no-any-return]
         return method(self, exact)
 
     return operate

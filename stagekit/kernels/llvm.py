@@ -399,7 +399,8 @@ class Writer(Emitter):
         return pointer, rest
 
     def _memory(self, buffer: str) -> str:
-        types = {b.name: b.type for b in (*self.kernel.buffers, *self.kernel.scratch)}
+        types = {b.name: b.type for b in self.kernel.buffers}
+        types |= {s.name: s.type for s in self.kernel.scratch}
         return memory_type(types[buffer])
 
     def address(self, buffer: str, offset: Expr) -> str:

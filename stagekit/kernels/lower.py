@@ -386,4 +386,4 @@ def flat(idx: Sequence[Expr], shape: Sequence[Any]) -> Expr:
     offset: Any = Expr.of(0)
     for i, n in zip(idx, shape, strict=True):
         offset = offset * n + i
-    return offset
+    return Expr.of(offset)

@@ -157,7 +157,7 @@ def _is_small(fold: Value) -> bool:
     extents = [loop.extent.constant for loop in fold.attr.loops]
     if any(n is None for n in extents) or fold.attr.op not in _COMBINE:
         return False
-    total = math.prod(extents)
+    total: int = math.prod(extents)
     if total <= _SHORT:
         return total > 0
     last = fold.attr.loops[-1]
@@ -665,7 +665,9 @@ class _Scheduler:
                 stores=tuple(s._replace(value=rebuilt(s.value, known)) for s in stage.stores),
                 columns=tuple(c._replace(value=rebuilt(c.value, known)) for c in stage.columns),
             )
-        mine = [Store(*x.attr[:2], v) for v, x in loaded.items() if first[v] == k]
+        mine = [
+            Store(x.attr.buffer, x.attr.offset, v) for v, x in loaded.items() if first[v] == k
+        ]
         return replace(stage, stores=(*stage.stores, *mine))
 
     # ----- the whole
@@ -676,9 +678,10 @@ class _Scheduler:
         used: dict[str, None] = {}
         for stage in stages:
             exprs += [loop.extent for loop in stage.loops]
-            exprs += [s.offset for s in (*stage.stores, *stage.columns)]
+            exprs += [s.offset for s in stage.stores] + [c.offset for c in stage.columns]
             exprs += [c.width for c in stage.columns]
-            used.update(dict.fromkeys(s.buffer for s in (*stage.stores, *stage.columns)))
+            used.update(dict.fromkeys(s.buffer for s in stage.stores))
+            used.update(dict.fromkeys(c.buffer for c in stage.columns))
         checks = tuple(dict.fromkeys(c for t in self.targets for c in t.checks))
         roots = [root for stage in stages for root in stage.roots] + [c.bad for c in checks]
         for value in [v for root in roots for v in every(root)]:
