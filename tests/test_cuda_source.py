@@ -25,8 +25,8 @@ from stagekit.kernels.backend import settled
 from stagekit.kernels.cuda import OPTIONS, THREADS, Source, kernel_source
 from stagekit.kernels.ir import Body, Buffer, Kernel, Loop, Stage, Store, Value
 from stagekit.kernels.listing import Listing
-from stagekit.kernels.plan import KernelStep, Steps
 from stagekit.kernels.spelling import TABLES, TEST, spell
+from stagekit.kernels.steps import KernelStep, Steps
 from stagekit.nn import functional as F
 from stagekit.plan import concrete
 from stagekit.staging.concrete import ConcreteFunction

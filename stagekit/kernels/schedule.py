@@ -458,7 +458,7 @@ def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
     total = product(loop.extent for loop in loops).constant
     if last is None or last >= _SHORT_LOOP or total is None or total >= 1 << 31:
         return False
-    return target.offset == _row_major(loops)
+    return target.offset == row_major(loops)
 
 
 def _in_one_loop(target: Target, loops: Sequence[Loop]) -> Target:

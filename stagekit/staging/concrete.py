@@ -17,7 +17,7 @@ from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
 from stagekit.kernels import backend, cuda
-from stagekit.kernels.backend import settled
+from stagekit.kernels.backend import fed, settled
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
 from stagekit.node import Interned, Node, reachable
@@ -107,7 +107,7 @@ class ConcreteFunction:
     def kernels(self, backend: str = "cpu") -> list[Listing]:
         """The text of each generated kernel, "cuda" on every machine."""
         if backend == "cuda":
-            return cuda.listings(settled(self.optimized, self.facts.known))
+            return cuda.listings(fed(settled(self.optimized, self.facts.known))[0])
         return []
 
     def __repr__(self) -> str:
