@@ -99,7 +99,9 @@ class Scheduled(NamedTuple):
 
 def count(extent: Expr) -> int:
     """How large an extent is, as far as known."""
-    return MANY if extent.constant is None else extent.constant
+    if extent.constant is not None:
+        return extent.constant
+    return int(extent.evaluate(dict.fromkeys(extent.names, MANY)))
 
 
 def schedule(

@@ -20,6 +20,7 @@ from stagekit.kernels import backend, cuda
 from stagekit.kernels.backend import fed, settled
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
+from stagekit.kernels.report import listings
 from stagekit.node import Interned, Node, reachable
 from stagekit.op import current, using
 from stagekit.plan import Cost, Plan, cost
@@ -78,7 +79,10 @@ class ConcreteFunction:
 
     @property
     def plan(self) -> Plan | NativePlan:
-        """The steps that a call runs: native code, or NumPy's where there is none (yet)."""
+        """The steps that a call runs: native code, or NumPy's where there is none (yet).
+
+        It prints, and so do its `.decisions`: why each op stands in the step where it does.
+        """
         if self._plan is None:
             if not self.background:
                 self._compile()
@@ -105,9 +109,19 @@ class ConcreteFunction:
         return cost(self.optimized, self.env)
 
     def kernels(self, backend: str = "cpu") -> list[Listing]:
-        """The text of each generated kernel, "cuda" on every machine."""
+        """The generated kernels, one after the other. For "cpu" none where NumPy runs the plan:
+        each prints as a loop nest, and has that as `.loops`, and `.llvm` and `.assembly`; for
+        "cuda", on every machine, as its CUDA C.
+
+            kernel0(b5: f32, in0: f32)
+              for i1 < 100:
+                b5[i1] = (in0[i1] * 2) + 1
+        """
         if backend == "cuda":
             return cuda.listings(fed(settled(self.optimized, self.facts.known))[0])
+        plan = self.plan
+        if backend == "cpu" and isinstance(plan, NativePlan):
+            return listings(plan.steps)
         return []
 
     def __repr__(self) -> str:
