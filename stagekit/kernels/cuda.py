@@ -134,6 +134,7 @@ class Printer:
         self.scopes: list[Scope] = [Scope(set())]
         self.sizes = _identifiers(kernel.sizes)
         self.pointers = {b.name: b.name for b in kernel.buffers}
+        self.numbers: dict[Value, int] = {}  # of values, in the order in which they are written
         self.pending: list[Check] = list(kernel.checks)
         self.loops = {x.name: x for x in (*kernel.rows, *([kernel.flat] if kernel.flat else []))}
         self.loops |= {x.name: x for s in kernel.stages for x in s.loops}
@@ -228,8 +229,17 @@ class Printer:
 
     def _written(self, value: Value) -> str:
         text = self._nested(value) if value.op == "fold" else self._text(value)
-        self.line(f"const {c_type(value.type)} v{value.serial} = {text};")
-        return f"v{value.serial}"
+        return self.let(value, text)
+
+    def let(self, value: Value, text: str) -> str:
+        """Name an expression that is a value."""
+        name = f"v{self.number(value)}"
+        self.line(f"const {c_type(value.type)} {name} = {text};")
+        return name
+
+    def number(self, value: Value) -> int:
+        """The number in a value's name."""
+        return self.numbers.setdefault(value, len(self.numbers))
 
     def _text(self, value: Value) -> str:
         """The expression that a value is of names."""
@@ -274,7 +284,7 @@ class Printer:
         fold, body = value.attr, value.args[0]
         terms = known_count(loop.extent for loop in fold.loops)
         place = fold.loops[-1].name
-        folding = Accumulator(f"fold{value.serial}", fold.op, body.type, terms, place)
+        folding = Accumulator(f"fold{self.number(value)}", fold.op, body.type, terms, place)
         self.hoist([body])
         for line in folding.declarations():
             self.line(line)
@@ -457,7 +467,7 @@ class Writer(Printer):
         self.hoist(stage.roots)
         terms = self.kernel.grain if flat else known_count(x.extent for x in stage.loops)
         folds = [
-            self._folding(f"fold{x.fold.serial}", x.fold.attr.op, x.body.type, stage, terms)
+            self._folding(f"fold{self.number(x.fold)}", x.fold.attr.op, x.body.type, stage, terms)
             for x in stage.folds
         ]
         sums = [] if not flat else [
@@ -476,8 +486,7 @@ class Writer(Printer):
             self._at_place(stage)
         self._together([*folds, *sums])
         for x, fold in zip(stage.folds, folds, strict=True):
-            self.line(f"const {c_type(x.fold.type)} v{x.fold.serial} = {fold.result};")
-            self.scopes[-1].values[x.fold] = f"v{x.fold.serial}"
+            self.scopes[-1].values[x.fold] = self.let(x.fold, fold.result)
         for c, fold in zip(stage.columns, sums, strict=False):
             self.line(f"if (thread == 0) {self.element(c.buffer, c.offset)} = {fold.result};")
 
