@@ -108,6 +108,11 @@ class Plan:
         types = [type_of(array) for array in arrays]
         return explain(node.op, types, attrs, error, self.graph.line(node))
 
+    @property
+    def decisions(self) -> str:
+        """Why nodes stand in the steps where they do."""
+        return f"partition of {self.graph.name}: each op is a step of its own, run by NumPy"
+
     def __str__(self) -> str:
         lines = [f"plan {self.graph.name}: {len(self.steps)} steps on NumPy"]
         for step in self.steps:

@@ -39,7 +39,8 @@ class Config:
     disable        run every staged function eagerly (`STAGEKIT_DISABLE=1`)
     traceback      "filtered" or "full": show the framework's own frames (`STAGEKIT_TRACEBACK`)
     log            what to print to stderr: trace, rewrite, cache (`STAGEKIT_LOG=trace,cache`)
-    dump           folder into which every trace writes its graphs, or empty (`STAGEKIT_DUMP`)
+    dump           folder into which every trace writes its graphs, plan and kernels, or empty
+                   (`STAGEKIT_DUMP`)
     cache_dir      folder of compiled code, empty or "off" for none (`STAGEKIT_CACHE_DIR`)
     warn_float64   warn where float64 enters float32 arithmetic, naming the line
     trap           None, or "nan": raise CheckError at the operation that makes a NaN

@@ -350,7 +350,12 @@ class Function:
         self._notices = Notices(self.name)
 
     def explain(self) -> Report:
-        """A report of each trace, what caused it, and what ran eagerly and why; it prints."""
+        """A report of each trace, what caused it, and what ran eagerly and why; it prints.
+
+        What a trace became is told by its concrete function (`trace`): `print(c.optimized)`,
+        `c.log`, `print(c.plan)`, `print(c.plan.decisions)` (why each op stands in its kernel) and
+        `c.kernels()`; how long each kernel takes by `sk.profile()`.
+        """
         families = list(self._cache.families.values())
         eager = tuple(f.eager for f in families if f.eager is not None)
         return Report(self.name, tuple(self._cache.history), eager, self.cache_info())

@@ -76,6 +76,48 @@ def _lifetimes(steps: Steps, layout: Layout) -> dict[str, Lifetime]:
     return found
 
 
+# ----- in how many parts a step runs --------------------------------------------------------------
+
+
+class Chunks(NamedTuple):
+    """How many rows a step has, in how many chunks of how many, and about what they cost."""
+
+    rows: Expr
+    number: Expr
+    grain: int
+    cost: int
+
+    @property
+    def are_parallel(self) -> bool:
+        """Whether threads share them, even where nothing runs side by side with them."""
+        return self.cost >= _PARALLEL
+
+
+def chunks_of(step: KernelStep | MatmulStep) -> Chunks:
+    """The chunks of a step's rows."""
+    if isinstance(step, KernelStep):
+        kernel, rows, number, _ = step.scheduled
+        return Chunks(rows, number, kernel.grain, _cost(step.scheduled))
+    op = step.product
+    batched = op.batch.constant != 1
+    rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
+    work = count(product(op.shape) * op.x.shape[-1]) // 16
+    return Chunks(rows, op.chunks, op.grain, work)
+
+
+def _cost(scheduled: Scheduled) -> int:
+    """About how many elementary operations a kernel takes."""
+    kernel = scheduled.kernel
+    rows = count(scheduled.rows)
+    per_row = 0
+    for stage in kernel.stages:
+        width = 1
+        for loop in stage.loops:
+            width *= 1 if kernel.flat is not None else count(loop.extent)
+        per_row += width * max(1, len(stage.roots))
+    return rows * max(1, per_row)
+
+
 # ----- code ---------------------------------------------------------------------------------------
 
 
@@ -223,7 +265,7 @@ class Code:
         return block
 
     def _run_kernel(self, e: Emitter, step: KernelStep) -> Task | None:
-        kernel, rows, chunks, _ = step.scheduled
+        kernel = step.scheduled.kernel
         name = self._function(kernel.name, llvm.function(kernel, self.width))
         words = [("ptr", self.pointer(e, b.name)) for b in kernel.buffers]
         words += [("i64", e.index(Expr.named(n))) for n in kernel.sizes]
@@ -232,7 +274,7 @@ class Code:
             args = self._arguments(e, words)
             e.do(f"call void @{name}(ptr {args}, i64 0, i64 1)")
             return None
-        return self._chunked(e, name, words, rows, chunks, kernel.grain, _cost(step.scheduled))
+        return self._chunked(e, name, words, chunks_of(step))
 
     def _run_matmul(self, e: Emitter, step: MatmulStep) -> Task:
         op = step.product
@@ -256,10 +298,7 @@ class Code:
             words.append(("ptr", pointer))
         words.append(("ptr", self.pointer(e, op.out)))
         words += [("i64", e.index(Expr.named(n))) for n in sizes]
-        batched = op.batch.constant != 1
-        rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
-        work = product(op.shape) * op.x.shape[-1]
-        return self._chunked(e, name, words, rows, op.chunks, op.grain, count(work) // 16)
+        return self._chunked(e, name, words, chunks_of(step))
 
     def _run_convolution(self, e: Emitter, step: ConvolutionStep) -> None:
         """The kernel runs its own parallel loops."""
@@ -282,12 +321,12 @@ class Code:
         return name
 
     def _chunked(
-        self, e: Emitter, name: str, words: list[tuple[str, str]], rows: Expr, chunks: Expr,
-        grain: int, cost: int,
-    ) -> Task:  # fmt: skip
+        self, e: Emitter, name: str, words: list[tuple[str, str]], chunks: Chunks
+    ) -> Task:
         """A function over all its rows, chunk by chunk."""
-        args = self._arguments(e, [*words, ("i64", e.index(rows))])
-        return Task(self._task(name, len(words), grain), args, e.index(chunks), cost)
+        args = self._arguments(e, [*words, ("i64", e.index(chunks.rows))])
+        task = self._task(name, len(words), chunks.grain)
+        return Task(task, args, e.index(chunks.number), chunks.cost)
 
     def _task(self, name: str, words: int, grain: int) -> str:
         """`void TASK(ptr args, i64 chunk)`: one chunk of the rows."""
@@ -304,19 +343,6 @@ class Code:
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
         self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
-
-
-def _cost(scheduled: Scheduled) -> int:
-    """About how many elementary operations a kernel takes."""
-    kernel = scheduled.kernel
-    rows = count(scheduled.rows)
-    per_row = 0
-    for stage in kernel.stages:
-        width = 1
-        for loop in stage.loops:
-            width *= 1 if kernel.flat is not None else count(loop.extent)
-        per_row += width * max(1, len(stage.roots))
-    return rows * max(1, per_row)
 
 
 def _quoted(array: Array) -> str:

@@ -87,7 +87,7 @@ class Writer(Emitter):
             self.loop("%begin", "%end", "1", [], lambda i, _: self._row(i))
         else:
             for stage in kernel.stages:
-                flat = kernel.flat is not None
+                flat = kernel.flat in stage.loops
                 self._stage(stage, "%begin" if flat else "0", "%end" if flat else None)
         if self.has_checks:
             self._report()

@@ -25,6 +25,11 @@ class View(NamedTuple):
     strides: tuple[Expr, ...]
 
 
+def row_major(shape: Sequence[Expr]) -> tuple[Expr, ...]:
+    """The strides of a tensor of a shape whose elements lie one after the other."""
+    return tuple(product(shape[k + 1 :]) for k in range(len(shape)))
+
+
 class Matmul(NamedTuple):
     """out[..., m, n] = the sum of x[..., m, k] y[..., k, n]; `out` is C-contiguous."""
 

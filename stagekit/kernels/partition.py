@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from stagekit.graph import Graph
 from stagekit.kernels.convolution_nodes import Convolution, recognize
 from stagekit.kernels.labels import Axes, Label, Trial, elements, leads, twice, united
-from stagekit.kernels.matmul import View, is_callable
+from stagekit.kernels.matmul import View, is_callable, row_major
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bfloat16, float32, float64
@@ -716,12 +716,7 @@ def _sizes_agree(node: Node) -> bool:
 
 def _contiguous(node: Node) -> View:
     shape = tuple(map(Expr.of, node.type.shape))
-    steps: list[Expr] = []
-    step: Any = Expr.of(1)
-    for n in reversed(shape):
-        steps.append(Expr.of(step))
-        step = step * n
-    return View(node, Expr.of(0), shape, tuple(reversed(steps)))
+    return View(node, Expr.of(0), shape, row_major(shape))
 
 
 def _native(dtype: DType) -> bool:

@@ -21,7 +21,9 @@ from stagekit.kernels.arena import Arenas
 from stagekit.kernels.cache import disk, key
 from stagekit.kernels.code import Code, Layout, laid_out
 from stagekit.kernels.entry import CallType, Operand, Result
+from stagekit.kernels.partition import Partition
 from stagekit.kernels.program import Program, key_of, program_of, toolchain
+from stagekit.kernels.report import plan_text
 from stagekit.kernels.steps import LibraryStep, Steps
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, concrete, cost
@@ -227,14 +229,13 @@ class NativePlan:
             return arrays[self.graph.inputs.index(node)]
         return memory.array(node)
 
+    @property
+    def decisions(self) -> Partition:
+        """Why each node stands in the step where it does; prints."""
+        return self.steps.partition
+
     def __str__(self) -> str:
-        lines = [f"plan {self.graph.name}: {len(self.steps.steps)} steps, native"]
-        for step in self.steps.steps:
-            reads, writes = ", ".join(step.reads), ", ".join(step.writes)
-            lines.append(f"  {writes} = {step.name}({reads})")
-        for name, offset in self.layout.arena.offsets.items():
-            lines.append(f"  {name} lies at {offset}")
-        return "\n".join([*lines, f"  arena: {self.layout.arena.size} bytes"])
+        return plan_text(self.steps, self.layout)
 
 
 @dataclass(frozen=True, eq=False)

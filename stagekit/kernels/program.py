@@ -92,12 +92,12 @@ def program_of(steps: Steps, layout: Layout, numbers: tuple[Node, ...]) -> Progr
         tuple(node.type for node in graph.outputs),
         tuple(places),
         layout.arena.size,
-        _overwrites(steps, layout),
+        overwrites(steps, layout),
         numbers,
     )
 
 
-def _overwrites(steps: Steps, layout: Layout) -> frozenset[tuple[int, int]]:
+def overwrites(steps: Steps, layout: Layout) -> frozenset[tuple[int, int]]:
     """Which output may lie in which input's buffer: never where a check may yet fail."""
     when = times(steps.steps)
     checked = max((t for t, step in zip(when, steps.steps) if has_checks(step)), default=-1)

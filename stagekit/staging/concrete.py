@@ -16,8 +16,11 @@ import stagekit.ops as ops
 from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
-from stagekit.kernels import backend
+from stagekit.kernels import backend, cuda
+from stagekit.kernels.backend import settled
+from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
+from stagekit.kernels.report import listings
 from stagekit.node import Interned, Node, reachable
 from stagekit.op import current, using
 from stagekit.plan import Cost, Plan, cost
@@ -76,7 +79,10 @@ class ConcreteFunction:
 
     @property
     def plan(self) -> Plan | NativePlan:
-        """The steps that a call runs: native code, or NumPy's where there is none (yet)."""
+        """The steps that a call runs: native code, or NumPy's where there is none (yet).
+
+        It prints, and so do its `.decisions`: why each op stands in the step where it does.
+        """
         if self._plan is None:
             if not self.background:
                 self._compile()
@@ -102,8 +108,20 @@ class ConcreteFunction:
         """`flops`, `bytes`, `peak_bytes` of one call at the sizes of the trace."""
         return cost(self.optimized, self.env)
 
-    def kernels(self, backend: str = "cpu") -> list[Any]:
-        """The generated kernels: none, plans run on NumPy's own."""
+    def kernels(self, backend: str = "cpu") -> list[Listing]:
+        """The generated kernels, one after the other. For "cpu" none where NumPy runs the plan:
+        each prints as a loop nest, and has that as `.loops`, and `.llvm` and `.assembly`; for
+        "cuda", on every machine, as its CUDA C.
+
+            kernel0(b5: f32, in0: f32)
+              for i1 < 100:
+                b5[i1] = (in0[i1] * 2) + 1
+        """
+        if backend == "cuda":
+            return cuda.listings(settled(self.optimized, self.facts.known))
+        plan = self.plan
+        if backend == "cpu" and isinstance(plan, NativePlan):
+            return listings(plan.steps)
         return []
 
     def __repr__(self) -> str:

@@ -1,4 +1,5 @@
-"""What `STAGEKIT_LOG` and `STAGEKIT_DUMP` ask for: lines about traces and rewrites, and graphs.
+"""What `STAGEKIT_LOG` and `STAGEKIT_DUMP` ask for: lines about traces and rewrites; graphs, plans
+and kernels as text.
 
 The lines go to the standard loggers `stagekit.trace` and `stagekit.rewrite` in any case.
 """
@@ -25,9 +26,18 @@ def record(name: str, number: int, entry: Entry) -> None:
 
 
 def _dump(folder: Path, name: str, number: int, entry: Entry) -> None:
-    """`name-1.txt`: the graph as traced, as rewritten, and the plan."""
-    assert entry.concrete is not None
+    """`name-1.txt`: the graph as traced and as rewritten, the plan, and why it is that; and for
+    each kernel `name-1-kernel0.txt`, its loops, `.ll`, its LLVM IR, and `.s`, its assembly.
+    """
+    concrete = entry.concrete
+    assert concrete is not None
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [entry.concrete.graph, entry.concrete.optimized, entry.concrete.plan]
     safe = re.sub(r"\W+", "_", name).strip("_") or "function"
-    (folder / f"{safe}-{number}.txt").write_text("\n".join(map(str, parts)), encoding="utf-8")
+    parts = [concrete.graph, concrete.optimized, concrete.plan, concrete.plan.decisions]
+    texts = {f"{safe}-{number}.txt": "\n".join(map(str, parts))}
+    for kernel in concrete.kernels():
+        stem = f"{safe}-{number}-{kernel.name}"
+        texts[f"{stem}.txt"], texts[f"{stem}.ll"] = kernel.loops, kernel.llvm
+        texts[f"{stem}.s"] = kernel.assembly
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
