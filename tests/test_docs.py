@@ -200,22 +200,8 @@ def outcome(row: Row, stage: bool) -> Outcome:
 
 
 def same(a: list[Any] | None, b: list[Any] | None) -> bool:
-<<<<<<< HEAD
     """Equal as results of two stages are, data types included."""
     return a is not None and b is not None and near(a, b)
-=======
-    """Equal, data types included; floats to rounding, since a sum or an exponential of one stage
-    may differ in the last place from the other's (docs/equality.md).
-    """
-    if a is None or b is None or len(a) != len(b):
-        return False
-    pairs = [(np.asarray(p), np.asarray(q)) for p, q in zip(a, b, strict=True)]
-    return all(
-        p.dtype == q.dtype
-        and (np.allclose(p, q, rtol=1e-6, atol=0) if p.dtype.kind == "f" else np.array_equal(p, q))
-        for p, q in pairs
-    )
->>>>>>> main
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.title)
