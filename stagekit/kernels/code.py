@@ -1,8 +1,8 @@
 """The code of a plan: an LLVM module with its kernels, each once, and a function that runs them.
 
 The words of the block that the function is given: pointers of the inputs, of the outputs, of the
-arena, the values of the symbolic sizes, and pointers of what library calls gave. It returns 0, or
-the number of a check that failed.
+arena, the values of the symbolic sizes, pointers of what library calls gave, and if it is timed the
+pointer to when each step began and ended. It returns 0, or the number of a check that failed.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def _cost(scheduled: Scheduled) -> int:
 class Code:
     """The LLVM module of a plan: kernels, each once, and one function for each native stretch."""
 
-    def __init__(self, steps: Steps, layout: Layout, width: int) -> None:
-        self.steps, self.layout, self.width = steps, layout, width
+    def __init__(self, steps: Steps, layout: Layout, width: int, timed: bool = False) -> None:
+        self.steps, self.layout, self.width, self.timed = steps, layout, width, timed
         self.symbols = steps.graph.symbols
         self.functions: dict[str, llvm.Written] = {}
         self.known: dict[str, str] = {}  # the name of a function by its text without the name
@@ -137,12 +137,23 @@ class Code:
         e.do("%error = alloca i64")
         e.do("store i64 0, ptr %error")
         for step in steps:
+            self._note_time(e, step, 0)
             self._run(e, step)
+            self._note_time(e, step, 1)
             if has_checks(step):
                 self._stop_where_one_failed(e)
         e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
         self.functions[name] = llvm.Written(text, tuple(e.declared))
+
+    def _note_time(self, e: Emitter, step: Step, end: int) -> None:
+        """When a step begins or ends."""
+        if not self.timed:
+            return
+        times = self._word(e, "%block", self.first_host + len(self.layout.hosts), "ptr")
+        place = 2 * self.steps.steps.index(step) + end
+        at = e.emit(f"getelementptr i64, ptr {times}, i64 {place}")
+        e.do(f"store i64 {e.call('i64', 'sk_clock')}, ptr {at}")
 
     def _stop_where_one_failed(self, e: Emitter) -> None:
         """Nothing after a failed check is run: the steps that follow may write in place."""
