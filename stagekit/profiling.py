@@ -53,8 +53,8 @@ class profile:
     Calls of this thread count (of this context: `contextvars.copy_context().run` carries it into
     another); a call that traces runs eagerly, and counts no more than eager ops do, so let a
     function be called before. Profiles nest: each gets all calls inside it. Inside, calls take the
-    long way, with fresh buffers and a clock of about 50 ns around each step; outside nothing is
-    slower than before. `docs/profiling.md` says what the numbers are.
+    long way, with fresh buffers, a clock of about 50 ns around each step, and no two steps side by
+    side; outside nothing is slower than before. `docs/profiling.md` says what the numbers are.
 
     `rows` by time, `total` and `wall` in seconds, `chrome_trace(path)`; it prints as a table.
     Source: `torch.profiler`, `tf.profiler`.

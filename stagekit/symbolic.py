@@ -58,7 +58,7 @@ def _exact(method: Callable[[Any, Expr], Expr]) -> Callable[[Any, Any], Expr]:
         try:
             exact = Expr.of(other)
         except TypeError:
-            return NotImplemented
+            return NotImplemented  # type: ignore[no-any-return]
         return method(self, exact)
 
     return operate
@@ -72,13 +72,14 @@ class Expr:
     2*n + 1 | n + 1 | 0
     """
 
-    __slots__ = ("_hash", "_names", "terms")
+    __slots__ = ("_hash", "_names", "_text", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = ((m, c) for m, c in terms.items() if c)
         self.terms = tuple(sorted(kept, key=lambda term: (-len(term[0]), str(term[0]))))
         self._hash = hash(self.terms)
         self._names: frozenset[str] | None = None
+        self._text: str | None = None
 
     @staticmethod
     def named(name: str) -> Expr:
@@ -174,25 +175,35 @@ class Expr:
 
     def evaluate(self, env: Mapping[str, Any]) -> Any:
         """The value where each name has the value `env` gives it: an int, a `Dim` or an `Expr`."""
+        return self._evaluated(env, {})
+
+    def _evaluated(self, env: Mapping[str, Any], known: dict[Call, Any]) -> Any:
         total: Any = 0
         for monomial, c in self.terms:
             product: Any = c
             for atom in monomial:
-                product = product * _evaluate_atom(atom, env)
+                product = product * _evaluate_atom(atom, env, known)
             total = total + product
         return total
 
     def __str__(self) -> str:
-        return " + ".join(_term_text(*term) for term in self.terms).replace("+ -", "- ") or "0"
+        if self._text is None:
+            text = " + ".join(_term_text(*term) for term in self.terms)
+            self._text = text.replace("+ -", "- ") or "0"
+        return self._text
 
     def __repr__(self) -> str:
         return f"Expr({self})"
 
 
-def _evaluate_atom(atom: Atom, env: Mapping[str, Any]) -> Any:
+def _evaluate_atom(atom: Atom, env: Mapping[str, Any], known: dict[Call, Any]) -> Any:
+    """The value of a name or a call; calls occur often in each other, and are evaluated once."""
     if isinstance(atom, str):
         return env[atom]
-    return _INTEGER[atom.op](atom.left.evaluate(env), atom.right.evaluate(env))
+    if atom not in known:
+        left, right = (x._evaluated(env, known) for x in (atom.left, atom.right))
+        known[atom] = _INTEGER[atom.op](left, right)
+    return known[atom]
 
 
 def _term_text(monomial: Monomial, c: int) -> str:

@@ -127,6 +127,21 @@ def agree(want: Any, got: Any) -> bool:
     return len(want) == len(got) and all(same(a, b) for a, b in zip(want, got, strict=True))
 
 
+def near(a: Any, b: Any, eps: float = 64) -> bool:
+    """Equal in type and shape, and floats within so many eps of the largest number in them.
+
+    For what has a state, and cannot be run again: there it says how much ops may have added up.
+    """
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(near(x, y, eps) for x, y in zip(a, b, strict=True))
+    x, y = np.asarray(a), np.asarray(b)
+    if x.dtype.kind not in "fc" or x.dtype != y.dtype or x.shape != y.shape:
+        return same(x, y)
+    largest = float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+    bound = eps * float(np.finfo(x.dtype).eps) * largest
+    return bool(np.allclose(x, y, rtol=0.0, atol=bound, equal_nan=True))
+
+
 class Allowed:
     """The outcomes that the classes of its ops allow a program of some arguments.
 

@@ -1,8 +1,9 @@
 """Options, golden files and the closing report, for every test.
 
---full (or STAGEKIT_FULL=1) runs the fuzzers whole instead of a seeded share; --update-golden
-rewrites tests/golden/. The report gives seconds per family (a test file) and every skip with its
-reason; a skip or expected failure that allowed_skips.txt does not list fails the session.
+--full (or STAGEKIT_FULL=1) runs the fuzzers whole instead of a seeded share; --numpy runs staged
+functions without native code; --update-golden rewrites tests/golden/. The report gives seconds per
+family (a test file) and every skip with its reason; a skip or expected failure that
+allowed_skips.txt does not list fails the session.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ settings.register_profile("full", _common, derandomize=False, max_examples=2000)
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("stagekit")
     group.addoption("--full", action="store_true", help="run the fuzzers whole")
+    group.addoption("--numpy", action="store_true", help="run staged functions on NumPy's plans")
     group.addoption("--update-golden", action="store_true", help="rewrite tests/golden/")
 
 
@@ -38,6 +40,8 @@ def runs_full(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--numpy"):
+        without_native_code(pytest.MonkeyPatch())
     settings.load_profile("full" if runs_full(config) else "seeded")
     config.pluginmanager.register(Report(), "stagekit-report")
 
@@ -48,14 +52,18 @@ def full(pytestconfig: pytest.Config) -> bool:
     return runs_full(pytestconfig)
 
 
-@pytest.fixture
-def on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Staged functions run NumPy's plans: for tests of what comes before code.
-
-    Machine code believes the graph, so that a graph made wrong on purpose would write elsewhere.
-    """
+def without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Staged functions run NumPy's plans, as where llvmlite is not installed."""
     monkeypatch.setattr(engine, "available", lambda: False)
     monkeypatch.setattr(backend, "_say_once", lambda: None)
+
+
+@pytest.fixture
+def on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what comes before code, which believes the graph: code of one that is made wrong
+    on purpose would write elsewhere.
+    """
+    without_native_code(monkeypatch)
 
 
 @pytest.fixture

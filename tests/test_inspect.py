@@ -124,6 +124,13 @@ def test_a_plan_tells_chunks_and_library_calls() -> None:
 
 
 @native
+def test_a_plan_tells_what_runs_side_by_side() -> None:
+    text = str(traced(lambda x, y: (x @ x, sk.sum(y)), (512, 512), (20000,)).plan)
+    (block,) = re.findall(r"  side by side, in parallel:\n    (.*)\n    (.*)\n", text)
+    assert sorted(re.findall(r" = (\w+)\(", " ".join(block))) == ["kernel1", "matmul0"]
+
+
+@native
 def test_sizes_of_a_plan_may_be_symbolic() -> None:
     text = str(traced(lambda x: sk.sum(x, axis=0), ("n", 100)).plan)
     assert "in0: f32[n,100], 400*n bytes, input 0" in text
@@ -266,6 +273,18 @@ def test_results_and_writes_are_as_without(backends: str) -> None:
     with sk.profile() as p:
         assert [float(step(x)) for _ in range(8)] == plain
     assert {row.calls for row in p.rows} == {8}
+
+
+@native
+def test_steps_side_by_side_are_timed_one_by_one() -> None:
+    x, y = sk.ones((256, 256)), sk.ones(20000)
+    f = warm(lambda x, y: (x @ x, sk.sum(y)), x, y)
+    with sk.profile() as p:
+        f(x, y)
+    (call,) = p._calls
+    spans = sorted(call.times.tolist())
+    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert {"matmul0", "kernel1"} < {row.step for row in p.rows}
 
 
 @native

@@ -165,7 +165,14 @@ def held(function: Any, *args: Array) -> None:
     assert admitted(function, tensors, plan(args, {})), f"{graph}\n{plan}"
 
 
+def normed(x: Any, w: Any) -> Any:
+    """With so few rows that the sum over them is written out."""
+    gradient = sk.grad(lambda x, w: sk.sum(sk.sin(functional.rms_norm(x, (3, 4), w))), (0, 1))
+    return gradient(x, w)
+
+
 FOLDED: list[tuple[Any, ...]] = [
+    (normed, (2, 3, 4), (3, 4)),
     (lambda x, w: sk.sum(x) * w, (5,), (2, 2)),
     (lambda x, w: sk.sum(x) * w, (1000,), (70000,)),
     (lambda x, w: (sk.mean(x) * w, sk.sum(w) * x), (20,), (50,)),
@@ -291,6 +298,12 @@ def test_long_sums_of_one_value_keep_8_eps(value: float, shape: Any, kind: str) 
     for axis, got in enumerate(plan([x], {})):
         exact = float(x.flat[0]) * shape[axis]
         assert (np.abs(got.astype("f8") - exact) <= 8 * np.finfo(kind).eps * exact).all()
+
+
+def test_products_of_float16_are_rounded_once() -> None:
+    for shape in ((5,), (9, 3), (3, 70)):
+        x = f32(*shape).astype("f2")
+        held(lambda x: sk.prod(x, axis=0), x)
 
 
 # ----- threads, forks -----------------------------------------------------------------------------

@@ -929,3 +929,12 @@ def test_a_refusal_that_python_catches_is_still_a_refusal() -> None:
     with pytest.raises(sk.DataDependentError):
         sk.function(f).trace(sk.TensorSpec((2,)))
     assert f(sk.ones(2))[0].item() == 2
+
+
+@pytest.mark.parametrize("extents", [(1000, 40), (7, 0), (40, 33), (1, 64)], ids=str)
+def test_a_short_fold_may_be_one_for_all_elements(extents: tuple[int, int]) -> None:
+    n, k = extents
+    x, y = np.arange(n, dtype=np.float32), np.arange(k, dtype=np.float32)
+    staged = sk.function(lambda x, y: x + sk.sum(y))
+    for _ in range(2):
+        assert staged(x, y).tolist() == (x + y.sum()).tolist()

@@ -298,9 +298,10 @@ def row(name: str, quick: bool) -> str:
 
 HEAD = """# Scalar mathematics
 
-The greatest error of each function of `stagekit/kernels/scalar_math.py` and `trigonometry.py`, in
-units in the last place of the exact value, at which argument, and how many instructions its loop
-has for one vector of 64 bytes (loads, stores and the loop's own included). Written by `make ulp`.
+The greatest error of each function of `stagekit/kernels/scalar_math.py` and
+`stagekit/kernels/trigonometry.py`, in units in the last place of the exact value, at which
+argument, and how many instructions its loop has for one vector of 64 bytes (loads, stores and the
+loop's own included). Written by `make ulp`.
 
 float64: at 10^7 arguments against long double (`erf`, `erfc`: at 10^4 against mpmath; two operands:
 at 2 500 000 pairs). float32: at 10^7 arguments against NumPy's float64, and at all 2^32 (two

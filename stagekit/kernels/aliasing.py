@@ -12,20 +12,29 @@ from typing import Any
 from stagekit.kernels.ir import Kernel, Stage, Store, Value, every, operands
 
 
-def may_overwrite(steps: Sequence[Any], output: str, given: str, after: int = -1) -> bool:
+def may_overwrite(
+    steps: Sequence[Any],
+    output: str,
+    given: str,
+    after: int = -1,
+    times: Sequence[int] | None = None,
+) -> bool:
     """Whether the buffer `output` may be that of `given`, both of the same type and size.
 
-    `steps` have the names of the buffers that they read and write, and kernels a `scheduled`.
-    No step up to the one at `after` may write `output`.
+    `steps` have the names of the buffers that they read and write, and kernels a `scheduled`. Steps
+    of one of the `times` run side by side. No step up to the time `after` may write `output`.
     """
+    times = range(len(steps)) if times is None else times
     reading = [k for k, step in enumerate(steps) if given in step.reads]
     writing = [k for k, step in enumerate(steps) if output in step.writes]
-    if not writing or writing[0] <= after:
+    if not writing or times[writing[0]] <= after:
         return False
-    last, first = max(reading, default=-1), writing[0]
+    last, first = max((times[k] for k in reading), default=-1), times[writing[0]]
     if last != first:
         return last < first
-    scheduled = getattr(steps[first], "scheduled", None)
+    if [k for k in reading if times[k] == first] != writing[:1]:
+        return False
+    scheduled = getattr(steps[writing[0]], "scheduled", None)
     return scheduled is not None and _element_by_element(scheduled.kernel, output, given)
 
 

@@ -7,7 +7,7 @@ pointer to when each step began and ended. It returns 0, or the number of a chec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from stagekit.kernels.steps import (
     Step,
     Steps,
     has_checks,
+    regions,
+    times,
 )
 from stagekit.symbolic import Expr
 
@@ -64,7 +66,7 @@ def laid_out(steps: Steps) -> Layout:
 def _lifetimes(steps: Steps, layout: Layout) -> dict[str, Lifetime]:
     elsewhere = {*layout.inputs, *layout.outputs, *layout.hosts, *steps.constants}
     found: dict[str, Lifetime] = {}
-    for k, step in enumerate(steps.steps):
+    for k, step in zip(times(steps.steps), steps.steps, strict=True):
         for name in (*step.reads, *step.writes):
             if name in elsewhere:
                 continue
@@ -78,24 +80,29 @@ def _lifetimes(steps: Steps, layout: Layout) -> dict[str, Lifetime]:
 
 
 class Chunks(NamedTuple):
-    """How many rows a step has, in how many chunks of how many, and whether threads share them."""
+    """How many rows a step has, in how many chunks of how many, and about what they cost."""
 
     rows: Expr
     number: Expr
     grain: int
-    are_parallel: bool
+    cost: int
 
 
 def chunks_of(step: KernelStep | MatmulStep) -> Chunks:
     """The chunks of a step's rows."""
     if isinstance(step, KernelStep):
         kernel, rows, number, _ = step.scheduled
-        return Chunks(rows, number, kernel.grain, _cost(step.scheduled) >= _PARALLEL)
+        return Chunks(rows, number, kernel.grain, _cost(step.scheduled))
     op = step.product
     batched = op.batch.constant != 1
     rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
     work = count(product(op.shape) * op.x.shape[-1]) // 16
-    return Chunks(rows, op.chunks, op.grain, work >= _PARALLEL)
+    return Chunks(rows, op.chunks, op.grain, work)
+
+
+def are_parallel(costs: Iterable[int]) -> bool:
+    """Whether threads share the chunks of steps of some costs that run side by side."""
+    return sum(costs) >= _PARALLEL
 
 
 def _cost(scheduled: Scheduled) -> int:
@@ -112,6 +119,15 @@ def _cost(scheduled: Scheduled) -> int:
 
 
 # ----- code ---------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """Chunks of work: `void NAME(ptr args, i64 chunk)`, how many there are, and about what cost."""
+
+    name: str
+    args: str
+    chunks: str
+    cost: int
 
 
 class Code:
@@ -136,11 +152,12 @@ class Code:
         self.pointers: dict[str, str] = {}
         e.do("%error = alloca i64")
         e.do("store i64 0, ptr %error")
-        for step in steps:
-            self._note_time(e, step, 0)
-            self._run(e, step)
-            self._note_time(e, step, 1)
-            if has_checks(step):
+        for region in [[step] for step in steps] if self.timed else regions(steps):
+            self._note_time(e, region[0], 0)
+            tasks = [task for step in region if (task := self._run(e, step)) is not None]
+            self._side_by_side(e, tasks)
+            self._note_time(e, region[0], 1)
+            if any(map(has_checks, region)):
                 self._stop_where_one_failed(e)
         e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
@@ -195,13 +212,61 @@ class Code:
         self.pointers[name] = found
         return found
 
-    def _run(self, e: Emitter, step: Step) -> None:
+    def _run(self, e: Emitter, step: Step) -> Task | None:
+        """Run a step, or give it as a task."""
         if isinstance(step, KernelStep):
-            self._run_kernel(e, step)
-        elif isinstance(step, MatmulStep):
-            self._run_matmul(e, step)
-        elif isinstance(step, ConvolutionStep):
+            return self._run_kernel(e, step)
+        if isinstance(step, MatmulStep):
+            return self._run_matmul(e, step)
+        if isinstance(step, ConvolutionStep):
             self._run_convolution(e, step)
+        return None
+
+    def _side_by_side(self, e: Emitter, tasks: Sequence[Task]) -> None:
+        """Run tasks that do not need each other: as one parallel loop, where that pays."""
+        if not are_parallel(task.cost for task in tasks):
+            for task in tasks:
+                self._in_turn(e, task)
+            return
+        e.declared["declare void @sk_parallel(ptr, ptr, i64)"] = None
+        if len(tasks) == 1:
+            ((name, args, n, _),) = tasks
+            e.do(f"call void @sk_parallel(ptr @{name}, ptr {args}, i64 {n})")
+            return
+        words = [word for task in tasks for word in (("ptr", task.args), ("i64", task.chunks))]
+        frame, total = self._arguments(e, words), tasks[0].chunks
+        for task in tasks[1:]:
+            total = e.emit(f"add i64 {total}, {task.chunks}")
+        name = self._group(tasks)
+        e.do(f"call void @sk_parallel(ptr @{name}, ptr {frame}, i64 {total})")
+
+    def _in_turn(self, e: Emitter, task: Task) -> None:
+        name, args, n, _ = task
+        if n == "1":
+            e.do(f"call void @{name}(ptr {args}, i64 0)")
+        else:
+            e.loop("0", n, "1", [], lambda k, _: e.do(f"call void @{name}(ptr {args}, i64 {k})"))
+
+    def _group(self, tasks: Sequence[Task]) -> str:
+        """`void GROUP(ptr frame, i64 chunk)`: a chunk of one of the tasks, counted through."""
+        e = Emitter()
+        left = "%chunk"
+        for k, task in enumerate(tasks):
+            n = self._word(e, "%frame", 2 * k + 1, "i64")
+            mine = e.emit(f"icmp ult i64 {left}, {n}")
+            block = e.fresh_block()
+            e.do(f"br i1 {mine}, label %run{block}, label %next{block}")
+            e.label(f"run{block}")
+            args = self._word(e, "%frame", 2 * k, "ptr")
+            e.do(f"call void @{task.name}(ptr {args}, i64 {left})")
+            e.do("ret void")
+            e.label(f"next{block}")
+            left = e.emit(f"sub i64 {left}, {n}")
+        e.do("ret void")
+        name = f"group{len(self.functions)}"
+        head = f"define internal void @{name}(ptr %frame, i64 %chunk) {{\nentry:"
+        self.functions[name] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
+        return name
 
     def _arguments(self, e: Emitter, words: Sequence[tuple[str, str]]) -> str:
         block = e.emit(f"alloca [{len(words)} x i64], align 64")
@@ -210,7 +275,7 @@ class Code:
             e.do(f"store {kind} {word}, ptr {at}")
         return block
 
-    def _run_kernel(self, e: Emitter, step: KernelStep) -> None:
+    def _run_kernel(self, e: Emitter, step: KernelStep) -> Task | None:
         kernel = step.scheduled.kernel
         name = self._function(kernel.name, llvm.function(kernel, self.width))
         words = [("ptr", self.pointer(e, b.name)) for b in kernel.buffers]
@@ -219,10 +284,10 @@ class Code:
         if kernel.flat is None and not kernel.rows:
             args = self._arguments(e, words)
             e.do(f"call void @{name}(ptr {args}, i64 0, i64 1)")
-            return
-        self._chunked(e, name, words, chunks_of(step))
+            return None
+        return self._chunked(e, name, words, chunks_of(step))
 
-    def _run_matmul(self, e: Emitter, step: MatmulStep) -> None:
+    def _run_matmul(self, e: Emitter, step: MatmulStep) -> Task:
         op = step.product
         inner = Emitter()
         sizes = sorted({n for v in (op.x, op.y) for x in (*v.shape, *v.strides) for n in x.names}
@@ -244,7 +309,7 @@ class Code:
             words.append(("ptr", pointer))
         words.append(("ptr", self.pointer(e, op.out)))
         words += [("i64", e.index(Expr.named(n))) for n in sizes]
-        self._chunked(e, name, words, chunks_of(step))
+        return self._chunked(e, name, words, chunks_of(step))
 
     def _run_convolution(self, e: Emitter, step: ConvolutionStep) -> None:
         """The kernel runs its own parallel loops."""
@@ -268,19 +333,11 @@ class Code:
 
     def _chunked(
         self, e: Emitter, name: str, words: list[tuple[str, str]], chunks: Chunks
-    ) -> None:
-        """Run a function over all its rows, chunk by chunk, in parallel where that pays."""
-        total = e.index(chunks.rows)
-        args = self._arguments(e, [*words, ("i64", total)])
+    ) -> Task:
+        """A function over all its rows, chunk by chunk."""
+        args = self._arguments(e, [*words, ("i64", e.index(chunks.rows))])
         task = self._task(name, len(words), chunks.grain)
-        n = e.index(chunks.number)
-        if chunks.number.constant == 1:
-            e.do(f"call void @{task}(ptr {args}, i64 0)")
-        elif chunks.are_parallel:
-            e.declared["declare void @sk_parallel(ptr, ptr, i64)"] = None
-            e.do(f"call void @sk_parallel(ptr @{task}, ptr {args}, i64 {n})")
-        else:
-            e.loop("0", n, "1", [], lambda k, _: e.do(f"call void @{task}(ptr {args}, i64 {k})"))
+        return Task(task, args, e.index(chunks.number), chunks.cost)
 
     def _task(self, name: str, words: int, grain: int) -> str:
         """`void TASK(ptr args, i64 chunk)`: one chunk of the rows."""

@@ -416,7 +416,8 @@ class Stage:
     @property
     def roots(self) -> list[Value]:
         """The values that the stage computes at each place of its loops."""
-        return [x.body for x in self.folds] + [x.value for x in (*self.stores, *self.columns)]
+        folded = [x.body for x in self.folds]
+        return [*folded, *(x.value for x in self.stores), *(x.value for x in self.columns)]
 
 
 class Scratch(NamedTuple):

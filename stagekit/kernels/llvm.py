@@ -87,7 +87,7 @@ class Writer(Emitter):
             self.loop("%begin", "%end", "1", [], lambda i, _: self._row(i))
         else:
             for stage in kernel.stages:
-                flat = kernel.flat is not None
+                flat = kernel.flat in stage.loops
                 self._stage(stage, "%begin" if flat else "0", "%end" if flat else None)
         if self.has_checks:
             self._report()
@@ -399,7 +399,8 @@ class Writer(Emitter):
         return pointer, rest
 
     def _memory(self, buffer: str) -> str:
-        types = {b.name: b.type for b in (*self.kernel.buffers, *self.kernel.scratch)}
+        types = {b.name: b.type for b in self.kernel.buffers}
+        types |= {s.name: s.type for s in self.kernel.scratch}
         return memory_type(types[buffer])
 
     def address(self, buffer: str, offset: Expr) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from stagekit.kernels.ir import Body, Loop, Value, convert, select
+from stagekit.kernels.ir import Body, Loop, Value, select
 from stagekit.kernels.spelling import cast, spell
 from stagekit.node import Node
 from stagekit.symbolic import Expr, Formula
@@ -251,7 +251,7 @@ class Lowering:
         if not loops:
             return value
         wide = _WIDE.get(name, {}).get(dtype.name, dtype)
-        return convert(self.body.fold(name, loops, convert(value, wide), wide), dtype)
+        return cast(self.body.fold(name, loops, cast(value, wide), wide), dtype)
 
     def argreduce(self, op: str, extent: Any, body: Callable[[Any], Value]) -> Value:
         places, loops = self._loops([extent])
@@ -386,4 +386,4 @@ def flat(idx: Sequence[Expr], shape: Sequence[Any]) -> Expr:
     offset: Any = Expr.of(0)
     for i, n in zip(idx, shape, strict=True):
         offset = offset * n + i
-    return offset
+    return Expr.of(offset)

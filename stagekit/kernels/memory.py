@@ -49,9 +49,9 @@ def allocate(lifetimes: Mapping[str, Lifetime]) -> Arena:
     placed: list[tuple[int, int, Lifetime]] = []
     for name in sorted(known, key=lambda n: -(lifetimes[n].bytes.constant or 0)):
         life = lifetimes[name]
-        size = _aligned(life.bytes).constant or 0
-        start = _lowest(size, life, placed)
-        placed.append((start, start + size, life))
+        width = _aligned(life.bytes).constant or 0
+        start = _lowest(width, life, placed)
+        placed.append((start, start + width, life))
         offsets[name] = Expr.of(start)
     top: Any = Expr.of(max((stop for _, stop, _ in placed), default=0))
     regions: list[tuple[Expr, Expr, list[Lifetime]]] = []
@@ -65,7 +65,7 @@ def allocate(lifetimes: Mapping[str, Lifetime]) -> Arena:
                 offsets[name] = offset
                 break
         else:
-            regions.append((top, size, [life]))
+            regions.append((Expr.of(top), size, [life]))
             offsets[name] = top
             top = top + size
     return Arena(offsets, Expr.of(top))

@@ -12,13 +12,13 @@ rows of the kernel run over the others.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph
 from stagekit.kernels.convolution_nodes import Convolution, recognize
+from stagekit.kernels.labels import Axes, Label, Trial, elements, leads, twice, united
 from stagekit.kernels.matmul import View, is_callable, row_major
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
@@ -46,28 +46,6 @@ _FREE = frozenset(
 _HEAVY = 8  # cheap operations and loads that are rather kept than done again
 _SERIAL = 1 << 14  # elements that one row may have where a kernel has no rows
 _NARROWING = 8  # a gather may compute its operand again where it keeps at most 1 / 8 of it
-
-
-class Label:
-    """One loop of a kernel: labels that are the same loop have the same root."""
-
-    __slots__ = ("extent", "parent", "serial")
-
-    def __init__(self, serial: int, extent: Any) -> None:
-        self.serial, self.extent, self.parent = serial, extent, self
-
-    @property
-    def root(self) -> Label:
-        label = self
-        while label.parent is not label:
-            label = label.parent
-        return label
-
-    def __repr__(self) -> str:
-        return f"i{self.root.serial}"
-
-
-Axes = tuple[Label | None, ...]
 
 
 class Decision(NamedTuple):
@@ -101,11 +79,6 @@ class Cluster:
         while cluster.merged is not None:
             cluster = cluster.merged
         return cluster
-
-
-def elements(shape: Iterable[Any]) -> int:
-    """How many elements a shape has; symbolic sizes count as many."""
-    return math.prod(n if isinstance(n, int) else 4096 for n in shape)
 
 
 class Partition:
@@ -285,13 +258,13 @@ class Partition:
             "elementwise", "reduction", "movement", "indexing", "checks",
         ):  # fmt: skip
             return f"{op.name} begins a kernel"
-        trial = _Trial(self, clusters)
+        trial = Trial([c.apart for c in clusters])
         known = {x: axes for c in clusters for x, axes in c.external.items()}
         known.update((x, self.axes[x]) for x in inside)
         trial.soft = known.keys() - set(inside)
         axes, folded = self._labelled(node, known, trial)
         self._share(clusters, trial)
-        if _twice(axes):
+        if twice(axes):
             trial.refusal = trial.refusal or "the same loop would stand for two axes"
         refusal = trial.refusal or self._refusal(node, inside, axes, folded, clusters, trial)
         if refusal is not None:
@@ -310,7 +283,7 @@ class Partition:
         self.decisions.append(Decision(node, cluster, "computed where its operands are"))
         return None
 
-    def _share(self, clusters: Sequence[Cluster], trial: _Trial) -> None:
+    def _share(self, clusters: Sequence[Cluster], trial: Trial) -> None:
         """Have clusters that become one read what both read by the same loops, where they can."""
         known: dict[Node, Axes] = {}
         for cluster in clusters:
@@ -326,7 +299,7 @@ class Partition:
         axes: Axes,
         folded: Sequence[Label],
         clusters: Sequence[Cluster],
-        trial: _Trial,
+        trial: Trial,
     ) -> str | None:
         op = node.op
         assert op is not None
@@ -335,7 +308,7 @@ class Partition:
             mine = {label.root for label in self.axes[x] if label is not None}
             missing = shown - mine - {label.root for label in self.dropped[x]}
             again = x in self.costly or self.dropped[x]  # a fold, or made of one
-            if missing and again and not _leads(self.axes[x], axes):
+            if missing and again and not leads(self.axes[x], axes):
                 return f"{x.op and x.op.name} would be computed again for each row"
         gone = {label.root for x in inside for label in self.dropped[x]}
         inner = {label.root for c in clusters for label in c.inner} | (gone & shown)
@@ -387,14 +360,14 @@ class Partition:
         return Label(self._labels, extent)
 
     def _labelled(
-        self, node: Node, known: Mapping[Node, Axes], trial: _Trial | None = None
+        self, node: Node, known: Mapping[Node, Axes], trial: Trial | None = None
     ) -> tuple[Axes, list[Label]]:
         """The labels of a node's axes, and those that it folds; `known` are operands inside."""
         op = node.op
         assert op is not None
         self.axes_of_read: dict[Node, Axes] = {}
         attrs = dict(node.attrs)
-        unite = trial.unite if trial is not None else _united
+        unite = trial.unite if trial is not None else united
         if op.name == "permute":
             x = self._read(node.inputs[0], known)
             return tuple(x[k] for k in attrs["axes"]), []
@@ -429,7 +402,7 @@ class Partition:
         return self.axes_of_read[x]
 
     def _aligned(
-        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: Trial | None
     ) -> Axes:
         """The labels of an op on elements with broadcasting."""
         shape = node.type.shape
@@ -477,7 +450,7 @@ class Partition:
         return places[0] - offset if len(places) == 1 else None
 
     def _gathered(
-        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: Trial | None
     ) -> Axes:
         """An index that is its own place keeps the label of the axis it indexes."""
         x, *indices = node.inputs
@@ -515,7 +488,7 @@ class Partition:
         return [self.fresh(n) if a is None and n != 1 else a for a, n in zip(at, shape)]
 
     def _scattered(
-        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: _Trial | None
+        self, node: Node, known: Mapping[Node, Axes], unite: Any, trial: Trial | None
     ) -> Axes:
         """One update an element: each index but one is its own place, or stands alone."""
         x, updates, *indices = node.inputs
@@ -559,7 +532,7 @@ class Partition:
                     readers[x] = cluster.home
 
     def _merge_pair(self, a: Cluster, b: Cluster, shared: Node) -> None:
-        trial = _Trial(self, [a, b])
+        trial = Trial([a.apart, b.apart])
         pairs = list(zip(a.external[shared], b.external[shared], strict=True))
         if any((p is None) != (q is None) for p, q in pairs):
             return
@@ -724,57 +697,6 @@ class Partition:
             place = self.clusters.index(cluster.home) if cluster.home in self.clusters else "-"
             lines.append(f"  {node.op.name} {node.type_text} in step {place}: {reason}")
         return "\n".join(lines)
-
-
-class _Trial:
-    """Labels that are made one on trial: undone where the node is refused after all."""
-
-    def __init__(self, partition: Partition, clusters: Sequence[Cluster]) -> None:
-        self.clusters = clusters
-        self.made: list[Label] = []
-        self.soft: set[Any] = set()  # nodes that are only read
-        self.refusal: str | None = None
-
-    def unite(self, a: Label, b: Label, of: Node | None) -> bool:
-        """Make two labels one loop, which no node may have twice. What is only read, as `of` may
-        be, can be read by other loops as well.
-        """
-        a, b = a.root, b.root
-        if a is b:
-            return True
-        for cluster in self.clusters:
-            for pair in cluster.apart:
-                if {label.root for label in pair} == {a, b}:
-                    if of not in self.soft:
-                        self.refusal = self.refusal or "the same loop would stand for two axes"
-                    return False
-        b.parent = a
-        self.made.append(b)
-        return True
-
-    def undo(self) -> None:
-        for label in reversed(self.made):
-            label.parent = label
-
-
-def _united(a: Label, b: Label, of: Node | None) -> bool:
-    b.root.parent = a.root
-    return True
-
-
-def _twice(axes: Axes) -> bool:
-    roots = [label.root for label in axes if label is not None]
-    return len(set(roots)) < len(roots)
-
-
-def _leads(axes: Axes, out: Axes) -> bool:
-    """Whether a node has the outermost axes of another: it is computed once a row."""
-    mine = {label.root for label in axes if label is not None}
-    shown = [label.root for label in out if label is not None]
-    k = 0
-    while k < len(shown) and shown[k] in mine:
-        k += 1
-    return k > 0 and not mine & set(shown[k:])
 
 
 def _sizes_agree(node: Node) -> bool:

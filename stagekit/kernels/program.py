@@ -19,7 +19,7 @@ from stagekit.kernels import engine
 from stagekit.kernels.aliasing import may_overwrite
 from stagekit.kernels.cache import key
 from stagekit.kernels.code import Layout
-from stagekit.kernels.steps import Steps, has_checks
+from stagekit.kernels.steps import Steps, has_checks, times
 from stagekit.node import Node
 from stagekit.symbolic import Expr, Fact, parse_expr
 from stagekit.types import TensorType
@@ -99,13 +99,14 @@ def program_of(steps: Steps, layout: Layout, numbers: tuple[Node, ...]) -> Progr
 
 def overwrites(steps: Steps, layout: Layout) -> frozenset[tuple[int, int]]:
     """Which output may lie in which input's buffer: never where a check may yet fail."""
-    checked = max((k for k, step in enumerate(steps.steps) if has_checks(step)), default=-1)
+    when = times(steps.steps)
+    checked = max((t for t, step in zip(when, steps.steps) if has_checks(step)), default=-1)
     return frozenset(
         (out, given)
         for name, out in layout.outputs.items()
         for other, given in layout.inputs.items()
         if steps.types[name] is steps.types[other] and steps.sizes[name] == steps.sizes[other]
-        and may_overwrite(steps.steps, name, other, checked)
+        and may_overwrite(steps.steps, name, other, checked, when)
     )  # fmt: skip
 
 

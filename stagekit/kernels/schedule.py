@@ -99,7 +99,9 @@ class Scheduled(NamedTuple):
 
 def count(extent: Expr) -> int:
     """How large an extent is, as far as known."""
-    return MANY if extent.constant is None else extent.constant
+    if extent.constant is not None:
+        return extent.constant
+    return int(extent.evaluate(dict.fromkeys(extent.names, MANY)))
 
 
 def schedule(
@@ -157,7 +159,7 @@ def _is_small(fold: Value) -> bool:
     extents = [loop.extent.constant for loop in fold.attr.loops]
     if any(n is None for n in extents) or fold.attr.op not in _COMBINE:
         return False
-    total = math.prod(extents)
+    total: int = math.prod(extents)
     if total <= _SHORT:
         return total > 0
     last = fold.attr.loops[-1]
@@ -291,6 +293,8 @@ def _fits(target: Target, rows: Rows) -> bool:
     stored = frozenset(loop.name for loop in target.loops)
     folds = [v for v in every(target.value) if v.op == "fold"]
     if names <= stored:
+        if any(_bound(f) & stored and not f.names & stored <= names for f in folds):
+            return False  # a row would have several values of what is folded over its own loops
         return (bool(stored) or not rows.lanes) and all(not names & _bound(f) for f in folds)
     if names & stored or rows.lanes:
         return False
@@ -456,7 +460,7 @@ def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
     total = product(loop.extent for loop in loops).constant
     if last is None or last >= _SHORT_LOOP or total is None or total >= 1 << 31:
         return False
-    return target.offset == _row_major(loops)
+    return target.offset == row_major(loops)
 
 
 def _in_one_loop(target: Target, loops: Sequence[Loop]) -> Target:
@@ -565,7 +569,7 @@ class _Scheduler:
         """Partial results of a target's folds, and the target that folds those."""
         known: dict[Value, Value] = {}
         width = product(loop.extent for loop in target.loops)
-        place = _row_major(target.loops)
+        place = row_major(target.loops)
         for fold in folds_of(target.value):
             shared = self.ends.get((fold, target.loops))
             if shared is not None:
@@ -594,7 +598,8 @@ class _Scheduler:
 
         def add(level: int, loops: Sequence[Loop], **more: Any) -> None:
             inside = [x for x in loops if x.name not in self.names]
-            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * bool(self.flat))
+            walks = self.flat is not None and "folds" not in more  # a fold is one for all lanes
+            key = (level, tuple(_ordered(inside, self.targets)) + self.parallel * walks)
             stage = nests.get(key) or Stage(key[1], (), (), ())
             grown = {name: (*getattr(stage, name), item) for name, item in more.items()}
             nests[key] = replace(stage, **grown)
@@ -640,7 +645,7 @@ class _Scheduler:
             name = f"scratch{len(self.scratch)}"
             width = product(loop.extent for loop in loops)
             self.scratch.append(Scratch(name, value.type, width))
-            loaded[value] = self.body.load(name, _row_major(loops), value.type)
+            loaded[value] = self.body.load(name, row_major(loops), value.type)
         return tuple(self._with_scratch(k, s, again, loaded) for k, s in enumerate(stages))
 
     def _is_small(self, loops: Sequence[Loop]) -> bool:
@@ -663,7 +668,9 @@ class _Scheduler:
                 stores=tuple(s._replace(value=rebuilt(s.value, known)) for s in stage.stores),
                 columns=tuple(c._replace(value=rebuilt(c.value, known)) for c in stage.columns),
             )
-        mine = [Store(*x.attr[:2], v) for v, x in loaded.items() if first[v] == k]
+        mine = [
+            Store(x.attr.buffer, x.attr.offset, v) for v, x in loaded.items() if first[v] == k
+        ]
         return replace(stage, stores=(*stage.stores, *mine))
 
     # ----- the whole
@@ -674,9 +681,10 @@ class _Scheduler:
         used: dict[str, None] = {}
         for stage in stages:
             exprs += [loop.extent for loop in stage.loops]
-            exprs += [s.offset for s in (*stage.stores, *stage.columns)]
+            exprs += [s.offset for s in stage.stores] + [c.offset for c in stage.columns]
             exprs += [c.width for c in stage.columns]
-            used.update(dict.fromkeys(s.buffer for s in (*stage.stores, *stage.columns)))
+            used.update(dict.fromkeys(s.buffer for s in stage.stores))
+            used.update(dict.fromkeys(c.buffer for c in stage.columns))
         checks = tuple(dict.fromkeys(c for t in self.targets for c in t.checks))
         roots = [root for stage in stages for root in stage.roots] + [c.bad for c in checks]
         for value in [v for root in roots for v in every(root)]:
@@ -716,7 +724,8 @@ def _is_costly(value: Value) -> bool:
     return len(own) >= 6 and value.type.kind == "float"
 
 
-def _row_major(loops: Sequence[Loop]) -> Expr:
+def row_major(loops: Sequence[Loop]) -> Expr:
+    """The number of a place among those of some loops, the last loop fastest."""
     place: Any = Expr.of(0)
     for loop in loops:
         place = place * loop.extent + Expr.named(loop.name)

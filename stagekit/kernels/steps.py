@@ -26,6 +26,7 @@ from stagekit.node import Node
 from stagekit.symbolic import Expr
 from stagekit.types import DType, uint8
 
+_SIDE_BY_SIDE = 64  # steps of one parallel loop
 _refused: dict[Any, str] = {}  # kinds of nodes whose elements no kernel can say, and why
 
 
@@ -199,6 +200,40 @@ class Steps:
         return targets
 
 
+def regions(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps in a row that do not need each other, and so may run side by side; others alone."""
+    found: list[list[Step]] = []
+    read: set[str] = set()
+    written: set[str] = set()
+    for step in steps:
+        apart = (
+            not found or not _in_chunks(step) or not _in_chunks(found[-1][0])
+            or len(found[-1]) >= _SIDE_BY_SIDE or not written.isdisjoint(step.reads)
+            or not written.isdisjoint(step.writes) or not read.isdisjoint(step.writes)
+        )  # fmt: skip
+        if apart:
+            found.append([])
+            read, written = set(), set()
+        found[-1].append(step)
+        read.update(step.reads)
+        written.update(step.writes)
+    return found
+
+
+def _in_chunks(step: Step) -> bool:
+    """Whether a step is chunks of rows, in any order."""
+    if isinstance(step, MatmulStep):
+        return True
+    return isinstance(step, KernelStep) and bool(step.scheduled.kernel.rows or (
+        step.scheduled.kernel.flat
+    ))
+
+
+def times(steps: Sequence[Step]) -> list[int]:
+    """For each step the number of its region."""
+    return [k for k, region in enumerate(regions(steps)) for _ in region]
+
+
 def has_checks(step: Step) -> bool:
     """Whether something may fail in a step."""
     return isinstance(step, KernelStep) and bool(step.scheduled.kernel.checks)
@@ -206,6 +241,7 @@ def has_checks(step: Step) -> bool:
 
 def _touched(kernel: Kernel) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The buffers that a kernel reads and writes."""
-    written = {s.buffer for stage in kernel.stages for s in (*stage.stores, *stage.columns)}
+    written = {s.buffer for stage in kernel.stages for s in stage.stores}
+    written |= {c.buffer for stage in kernel.stages for c in stage.columns}
     names = [b.name for b in kernel.buffers]
     return tuple(n for n in names if n not in written), tuple(n for n in names if n in written)

@@ -16,7 +16,8 @@ import stagekit.ops as ops
 from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
-from stagekit.kernels import backend
+from stagekit.kernels import backend, cuda
+from stagekit.kernels.backend import fed, settled
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
 from stagekit.kernels.report import listings
@@ -109,13 +110,16 @@ class ConcreteFunction:
         return cost(self.optimized, self.env)
 
     def kernels(self, backend: str = "cpu") -> list[Listing]:
-        """The generated kernels of the plan, none where NumPy runs it: each prints as a loop nest,
-        and has that as `.loops`, and `.llvm` and `.assembly`.
+        """The generated kernels, one after the other. For "cpu" none where NumPy runs the plan:
+        each prints as a loop nest, and has that as `.loops`, and `.llvm` and `.assembly`; for
+        "cuda", on every machine, as its CUDA C.
 
             kernel0(b5: f32, in0: f32)
               for i1 < 100:
                 b5[i1] = (in0[i1] * 2) + 1
         """
+        if backend == "cuda":
+            return cuda.listings(fed(settled(self.optimized, self.facts.known))[0])
         plan = self.plan
         if backend == "cpu" and isinstance(plan, NativePlan):
             return listings(plan.steps)
