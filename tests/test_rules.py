@@ -32,6 +32,17 @@ LOOKED_AT = {
     ),
     "flip_of_flip": ("f32[2,3]", ["flip(%x, axes=(0,))", "flip(%0, axes=(0,))"]),
     "concat_of_one": ("f32[2,3]", ["concat(%x, axis=0)"]),
+    "pad_of_nothing": (
+        "f32[2,3]",
+        ["full(dtype=float32, shape=(), value=0)",
+         "pad(%x, %0, low=(0, 0), high=(0, 0), interior=(0, 0))"],
+    ),
+    "pads_side_by_side": (
+        "f32[2,3]",
+        ["full(dtype=float32, shape=(), value=0)",
+         "pad(%x, %0, low=(0, 1), high=(0, 4), interior=(0, 0))",
+         "pad(%x, %0, low=(0, 4), high=(0, 1), interior=(0, 0))", "add(%2, %1)"],
+    ),
     "fold_side_by_side": (
         "f32[5,2,4,3,2]",
         ["fold(%x, extent=(6, 8), spacing=(1, 1), stride=(3, 2))"],
@@ -45,9 +56,11 @@ SHAPES = {
     "broadcast_of_broadcast": ["2,3", "4,2,3"],
     "flip_of_flip": ["2,3", "2,3"],
     "concat_of_one": ["2,3"],
+    "pad_of_nothing": ["", "2,3"],
+    "pads_side_by_side": ["", "2,8", "2,8", "2,8"],
     "fold_side_by_side": ["5,6,8"],
 }
-SPELLED_OUT = {"fold_side_by_side"}  # in more nodes, but simpler ones
+SPELLED_OUT = {"fold_side_by_side", "pads_side_by_side"}  # in more nodes, but simpler ones
 
 
 def graph_of(function: Any, *specs: Any) -> Graph:

@@ -44,6 +44,7 @@ _FREE = frozenset(
      "flip")
 )  # fmt: skip
 _HEAVY = 8  # cheap operations and loads that are rather kept than done again
+_FEW_PARTS = 4  # of a concatenation whose elements are chosen where they are needed
 _SERIAL = 1 << 14  # elements that one row may have where a kernel has no rows
 _NARROWING = 8  # a gather may compute its operand again where it keeps at most 1 / 8 of it
 
@@ -303,6 +304,9 @@ class Partition:
     ) -> str | None:
         op = node.op
         assert op is not None
+        if any(x.op is not None and x.op.name == "concat" and len(x.inputs) > _FEW_PARTS
+               for x in inside):  # fmt: skip
+            return "a concatenation of many parts is made first"
         shown = {label.root for label in axes if label is not None}
         for x in inside:
             mine = {label.root for label in self.axes[x] if label is not None}

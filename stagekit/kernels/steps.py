@@ -166,7 +166,7 @@ class Steps:
             if node not in mine and not (node.constant is not None and node.constant.size == 1)
         }  # fmt: skip
         lowering = Lowering(memory, axes, extents)
-        targets = [self._target(node, axes[node], lowering) for node in cluster.roots]
+        targets = [t for node in cluster.roots for t in self._targets(node, axes[node], lowering)]
         targets = self._with_checks(targets, lowering)
         inner = frozenset(f"i{label.root.serial}" for label in cluster.inner)
         name = f"kernel{len(self.steps)}"
@@ -176,6 +176,28 @@ class Steps:
             reads, writes = _touched(scheduled.kernel)
             nodes = tuple(cluster.nodes)
             self.steps.append(KernelStep(scheduled.kernel.name, reads, writes, nodes, scheduled))
+
+    def _targets(
+        self, node: Node, axes: Sequence[str | None], lowering: Lowering
+    ) -> list[Target]:
+        """What is stored for a node: of a concatenation each part, where it lies."""
+        if node.op is None or node.op.name != "concat" or len(node.inputs) < 2:
+            return [self._target(node, axes, lowering)]
+        axis = dict(node.attrs)["axis"]
+        found, start = [], Expr.of(0)
+        for k, part in enumerate(node.inputs):
+            own = list(axes)
+            sizes = [Expr.of(n) for n in part.type.shape]
+            own[axis] = None if sizes[axis].constant == 1 else f"part{node.serial}_{k}"
+            loops = tuple(Loop(a, n) for a, n in zip(own, sizes, strict=True) if a is not None)
+            lowering.extents.update({loop.name: loop.extent for loop in loops})
+            idx = [Expr.of(0) if a is None else Expr.named(a) for a in own]
+            value = lowering.element(part, tuple(idx))
+            idx[axis] = idx[axis] + start
+            place = flat(idx, node.type.shape)
+            found.append(Target(self.buffers[node], loops, place, value))
+            start = start + sizes[axis]
+        return found
 
     def _target(
         self, node: Node, axes: Sequence[str | None], lowering: Lowering

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 import stagekit.ops as ops
 from stagekit.node import Node
@@ -179,6 +182,73 @@ def concat_of_one(node: Node, build: Builder) -> Node | None:
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
+@rewrite("pad")
+def pad_of_nothing(node: Node, build: Builder) -> Node | None:
+    """pad(x) = x where nothing is added"""
+    widths = [w for _, value in node.attrs for w in value]
+    return node.inputs[0] if set(widths) <= {0} else None
+
+
+@rewrite("add")
+def pads_side_by_side(node: Node, build: Builder) -> Node | None:
+    """pad(x) + pad(y) = pad(concat(x + 0, y + 0)) where one lies just before the other
+
+    The sum of the gradients of neighbouring slices: +0 is what the zeros do to -0.
+    """
+    a, b = node.inputs
+    if not (_is_padded_with_zeros(a) and _is_padded_with_zeros(b)):
+        return None
+    for first, second in ((a, b), (b, a)):
+        axis = _axis_of_neighbours(first, second)
+        if axis is not None:
+            parts = [*_parts(first.inputs[0], axis), *_parts(second.inputs[0], axis)]
+            whole = build.apply("concat", *(_plus_zero(x, build) for x in parts), axis=axis)
+            low, high = dict(first.attrs)["low"], dict(second.attrs)["high"]
+            zero = first.inputs[1]
+            none = dict(first.attrs)["interior"]
+            return build.apply("pad", whole, zero, low=low, high=high, interior=none)
+    return None
+
+
+def _is_padded_with_zeros(node: Node) -> bool:
+    if node.op is None or node.op.name != "pad" or set(dict(node.attrs)["interior"]) > {0}:
+        return False
+    value = node.inputs[1]
+    if value.op is not None and value.op.name == "full":
+        number = dict(value.attrs)["value"]
+        return bool(number == 0) and math.copysign(1, number) > 0
+    return value.constant is not None and not value.constant.any() and (
+        not np.signbit(value.constant.real) if value.constant.dtype.kind in "fc" else True
+    )
+
+
+def _axis_of_neighbours(first: Node, second: Node) -> int | None:
+    """The one axis along which the second operand begins where the first one ends."""
+    x, y = dict(first.attrs), dict(second.attrs)
+    apart = [
+        k for k in range(len(x["low"]))
+        if (x["low"][k], x["high"][k]) != (y["low"][k], y["high"][k])
+    ]  # fmt: skip
+    if len(apart) != 1:
+        return None
+    (k,) = apart
+    return k if y["low"][k] == x["low"][k] + first.inputs[0].type.shape[k] else None
+
+
+def _parts(node: Node, axis: int) -> tuple[Node, ...]:
+    joined = node.op is not None and node.op.name == "concat" and dict(node.attrs)["axis"] == axis
+    return node.inputs if joined else (node,)
+
+
+def _plus_zero(x: Node, build: Builder) -> Node:
+    added = x.op is not None and x.op.name == "add" and _is_zero(x.inputs[1])
+    return x if added else build.apply("add", x, build.constant(0, x.type.with_shape(())))
+
+
+def _is_zero(node: Node) -> bool:
+    return node.constant is not None and node.constant.size == 1 and not node.constant.any()
+
+
 @rewrite("fold")
 def fold_side_by_side(node: Node, build: Builder) -> Node | None:
     """fold(y) = reshape(permute(y)) where windows lie side by side: each element has one term"""
@@ -221,5 +291,7 @@ RULES = [
     broadcast_of_broadcast,
     flip_of_flip,
     concat_of_one,
+    pad_of_nothing,
+    pads_side_by_side,
     fold_side_by_side,
 ]
