@@ -55,6 +55,7 @@ PUBLIC = {
     """,
     "stagekit.tree": "register_pytree",
     "stagekit.saving": "load save",
+    "stagekit.profiling": "profile",
     "stagekit.staged": "ConcreteFunction TensorSpec function no_retrace run_eagerly",
     "stagekit.graph": "Graph",
     "stagekit.settings": "config",

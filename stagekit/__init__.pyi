@@ -43,6 +43,7 @@ from stagekit.ops.creation import FloatLimits, IntegerLimits
 from stagekit.ops.inspection import Info
 from stagekit.placement import device as device
 from stagekit.placement import devices as devices
+from stagekit.profiling import profile as profile
 from stagekit.saving import load as load
 from stagekit.saving import save as save
 from stagekit.settings import config as config

@@ -5,8 +5,11 @@ Also `Cost`: operations, bytes moved and peak bytes, from the same order and lif
 
 from __future__ import annotations
 
+import copy
 import math
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,17 @@ from stagekit.settings import config
 from stagekit.symbolic import Expr, Formula, evaluate
 
 Env = Mapping[str, Any]
+
+
+def clock() -> int:
+    """Nanoseconds, on the clock that native code reads too.
+
+    >>> clock() <= clock()
+    True
+    """
+    if hasattr(time, "CLOCK_MONOTONIC"):
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return time.monotonic_ns()
 
 
 class Step(NamedTuple):
@@ -72,6 +86,15 @@ class Plan:
     def __call__(self, arrays: Sequence[Array], env: Env) -> list[Array]:
         return quietly(self._run, arrays, env)  # type: ignore[no-any-return]
 
+    def timed(self, arrays: Sequence[Array], env: Env, times: Array) -> list[Array]:
+        """As a call; row k of `times` becomes when step k began and ended, see `clock`."""
+        clocked = copy.copy(self)
+        clocked.steps = tuple(
+            step._replace(function=partial(_clocked, step.function, row))
+            for step, row in zip(self.steps, times, strict=True)
+        )
+        return clocked(arrays, env)
+
     def _run(self, arrays: Sequence[Array], env: Env) -> list[Array]:
         values = self._template.copy()
         values[: len(arrays)] = arrays
@@ -125,6 +148,13 @@ class Plan:
         return "\n".join([*lines, f"  return {', '.join(f's{k}' for k in self._outputs)}"])
 
 
+def _clocked(function: Callable[..., Any], times: Array, *arrays: Array, **attrs: Any) -> Any:
+    times[0] = clock()
+    out = function(*arrays, **attrs)
+    times[1] = clock()
+    return out
+
+
 def _dying(
     ops: Sequence[Node], slots: Mapping[Node, int], kept: Container[int]
 ) -> dict[Node, list[int]]:
@@ -172,21 +202,22 @@ class Cost(NamedTuple):
 
 def cost(graph: Graph, env: Env) -> Cost:
     """The cost of one run for given sizes; a view (reshape, slice ...) has its operand's bytes."""
-    sizes = {n: _bytes(n, env) for n in (*graph.inputs, *graph.nodes)}
+    sizes = {n: bytes_of(n, env) for n in (*graph.inputs, *graph.nodes)}
     ops = [node for node in graph.nodes if node.op is not None]
-    flops = sum(_flops(node, env) for node in ops)
+    flops = sum(flops_of(node, env) for node in ops)
     moved = sum(
-        0 if _is_view(node) else sizes[node] + sum(sizes[x] for x in node.inputs) for node in ops
+        0 if is_view(node) else sizes[node] + sum(sizes[x] for x in node.inputs) for node in ops
     )
     return Cost(flops, moved, _peak(graph, ops, sizes))
 
 
-def _is_view(node: Node) -> bool:
+def is_view(node: Node) -> bool:
+    """Whether a node moves no bytes."""
     return node.op is not None and node.op.name in _VIEWS
 
 
 def _owner(node: Node) -> Node:
-    while _is_view(node):
+    while is_view(node):
         node = node.inputs[0]
     return node
 
@@ -205,7 +236,7 @@ def _peak(graph: Graph, ops: Sequence[Node], sizes: Mapping[Node, int]) -> int:
     inputs = set(graph.inputs)
     alive = peak = 0
     for k, node in enumerate(ops):
-        alive += 0 if _is_view(node) else sizes[node]
+        alive += 0 if is_view(node) else sizes[node]
         peak = max(peak, alive)
         alive -= sum(
             sizes[dead] for dead in dying.get(k, ()) if dead not in inputs and dead.constant is None
@@ -217,14 +248,15 @@ def _elements(node: Node, env: Env) -> int:
     return sum(math.prod(concrete(type_.shape, env)) for type_ in node.types)
 
 
-def _bytes(node: Node, env: Env) -> int:
+def bytes_of(node: Node, env: Env) -> int:
+    """The bytes of a node's results."""
     return sum(math.prod(concrete(t.shape, env)) * t.dtype.itemsize for t in node.types)
 
 
-def _flops(node: Node, env: Env) -> int:
+def flops_of(node: Node, env: Env) -> int:
     """2 n m k for a product of matrices, one an operand element for a fold, one an element else."""
     assert node.op is not None
-    if _is_view(node):
+    if is_view(node):
         return 0
     if node.op.name == "matmul":
         (inner,) = concrete(node.inputs[0].type.shape[-1:], env)

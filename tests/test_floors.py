@@ -39,7 +39,7 @@ FLOORS = [
     ["staging/python/*.py"],
     ["staging/*.py", "staging/rules/*.py"],
     ["control.py"],
-    ["staged.py", "profile.py", "testing.py"],
+    ["staged.py", "profiling.py", "testing.py"],
     ["export/__init__.py", "export/writer.py", "export/loader.py"],
     ["nn/*.py"],
     ["__init__.py", "__main__.py"],

@@ -1,13 +1,13 @@
 """The code of a plan: an LLVM module with its kernels, each once, and a function that runs them.
 
 The words of the block that the function is given: pointers of the inputs, of the outputs, of the
-arena, the values of the symbolic sizes, and pointers of what library calls gave. It returns 0, or
-the number of a check that failed.
+arena, the values of the symbolic sizes, pointers of what library calls gave, and if it is timed the
+pointer to when each step began and ended. It returns 0, or the number of a check that failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,11 +87,6 @@ class Chunks(NamedTuple):
     grain: int
     cost: int
 
-    @property
-    def are_parallel(self) -> bool:
-        """Whether threads share them, even where nothing runs side by side with them."""
-        return self.cost >= _PARALLEL
-
 
 def chunks_of(step: KernelStep | MatmulStep) -> Chunks:
     """The chunks of a step's rows."""
@@ -103,6 +98,11 @@ def chunks_of(step: KernelStep | MatmulStep) -> Chunks:
     rows = op.batch if batched else op.shape[-2] if op.by_rows else op.shape[-1]
     work = count(product(op.shape) * op.x.shape[-1]) // 16
     return Chunks(rows, op.chunks, op.grain, work)
+
+
+def are_parallel(costs: Iterable[int]) -> bool:
+    """Whether threads share the chunks of steps of some costs that run side by side."""
+    return sum(costs) >= _PARALLEL
 
 
 def _cost(scheduled: Scheduled) -> int:
@@ -133,8 +133,8 @@ class Task(NamedTuple):
 class Code:
     """The LLVM module of a plan: kernels, each once, and one function for each native stretch."""
 
-    def __init__(self, steps: Steps, layout: Layout, width: int) -> None:
-        self.steps, self.layout, self.width = steps, layout, width
+    def __init__(self, steps: Steps, layout: Layout, width: int, timed: bool = False) -> None:
+        self.steps, self.layout, self.width, self.timed = steps, layout, width, timed
         self.symbols = steps.graph.symbols
         self.functions: dict[str, llvm.Written] = {}
         self.known: dict[str, str] = {}  # the name of a function by its text without the name
@@ -152,14 +152,25 @@ class Code:
         self.pointers: dict[str, str] = {}
         e.do("%error = alloca i64")
         e.do("store i64 0, ptr %error")
-        for region in regions(steps):
+        for region in [[step] for step in steps] if self.timed else regions(steps):
+            self._note_time(e, region[0], 0)
             tasks = [task for step in region if (task := self._run(e, step)) is not None]
             self._side_by_side(e, tasks)
+            self._note_time(e, region[0], 1)
             if any(map(has_checks, region)):
                 self._stop_where_one_failed(e)
         e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
         self.functions[name] = llvm.Written(text, tuple(e.declared))
+
+    def _note_time(self, e: Emitter, step: Step, end: int) -> None:
+        """When a step begins or ends."""
+        if not self.timed:
+            return
+        times = self._word(e, "%block", self.first_host + len(self.layout.hosts), "ptr")
+        place = 2 * self.steps.steps.index(step) + end
+        at = e.emit(f"getelementptr i64, ptr {times}, i64 {place}")
+        e.do(f"store i64 {e.call('i64', 'sk_clock')}, ptr {at}")
 
     def _stop_where_one_failed(self, e: Emitter) -> None:
         """Nothing after a failed check is run: the steps that follow may write in place."""
@@ -213,7 +224,7 @@ class Code:
 
     def _side_by_side(self, e: Emitter, tasks: Sequence[Task]) -> None:
         """Run tasks that do not need each other: as one parallel loop, where that pays."""
-        if sum(task.cost for task in tasks) < _PARALLEL or not tasks:
+        if not are_parallel(task.cost for task in tasks):
             for task in tasks:
                 self._in_turn(e, task)
             return

@@ -16,7 +16,7 @@ import numpy as np
 
 from stagekit.evaluation import FAILURES, Array, explain, quietly, scalar, type_of
 from stagekit.graph import Graph
-from stagekit.kernels import blas, engine, threads
+from stagekit.kernels import blas, engine, threads, timing
 from stagekit.kernels.arena import Arenas
 from stagekit.kernels.cache import disk, key
 from stagekit.kernels.code import Code, Layout, laid_out
@@ -26,7 +26,7 @@ from stagekit.kernels.program import Program, key_of, program_of, toolchain
 from stagekit.kernels.report import plan_text
 from stagekit.kernels.steps import LibraryStep, Steps
 from stagekit.node import Node, is_projection
-from stagekit.plan import Env, Plan, concrete, cost
+from stagekit.plan import Env, Plan, clock, concrete, cost
 from stagekit.settings import config
 from stagekit.symbolic import Fact, evaluate
 
@@ -57,11 +57,7 @@ class NativePlan:
                 if found is None and self.program is not None:
                     store.put(key_of(traced, facts), self.program.data(), code)
         self.library = engine.load(code)
-        signature = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
-        self.entries = [
-            None if isinstance(s, LibraryStep) else signature(self.library.address(f"plan{k}"))
-            for k, s in enumerate(self.stretches)
-        ]
+        self.entries = _entries(self.library, self.stretches)
 
     # ----- from a graph, or from disk
 
@@ -105,7 +101,10 @@ class NativePlan:
     @cached_property
     def text(self) -> str:
         """The LLVM module."""
-        code = Code(self.steps, self.layout, engine.vector_bytes() // 4)
+        return self._module(timed=False)
+
+    def _module(self, timed: bool) -> str:
+        code = Code(self.steps, self.layout, engine.vector_bytes() // 4, timed)
         for k, stretch in enumerate(self._stretches()):
             if not isinstance(stretch, LibraryStep):
                 code.stretch(f"plan{k}", stretch)
@@ -181,6 +180,27 @@ class NativePlan:
             return self.referee(arrays, env)
         return self._in_steps(arrays, env) if self.program is None else self._at_once(arrays, env)
 
+    def timed(self, arrays: Sequence[Array], env: Env, times: Array) -> list[Array]:
+        """As a call; row k of `times` becomes when step k began and ended, see `plan.clock`.
+
+        It stays 0 where the step did not run, for NumPy had to.
+        """
+        arrays = [*arrays, *map(partial(_number, env=env), self.numbers)]
+        if config.trap is not None:
+            return self.referee(arrays, env)
+        return self._in_steps(arrays, env, times)
+
+    def prepare(self) -> None:
+        """Compile what `timed` runs."""
+        assert self._timed is not None
+
+    @cached_property
+    def _timed(self) -> list[Any]:
+        """The entries of code with a clock before and after each step."""
+        timing.start()
+        library = engine.load(_object_code(self._module(timed=True)))
+        return _entries(library, self._stretches())
+
     def _at_once(self, arrays: Sequence[Array], env: Env) -> list[Array]:
         """One call of the code."""
         program = self.program
@@ -199,30 +219,41 @@ class NativePlan:
             found.append(array.reshape(concrete(type_.shape, env)) if kind == "output" else array)
         return found
 
-    def _in_steps(self, arrays: Sequence[Array], env: Env) -> list[Array]:
+    def _in_steps(
+        self, arrays: Sequence[Array], env: Env, times: Array | None = None
+    ) -> list[Array]:
         """Native functions and library calls in turn."""
         layout, steps = self.layout, self.steps
+        stretches, entries = self.stretches, self.entries
+        if times is not None:
+            stretches, entries = self._stretches(), self._timed
         given = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
         types = {steps.buffers[n]: n.type for n in self.graph.outputs if n in steps.buffers}
         outputs = {
             name: np.empty(concrete(types[name].shape, env), types[name].dtype.numpy)
             for name in layout.outputs
         }
-        arena = _aligned(int(evaluate(layout.arena.size, env)))
-        words = [a.ctypes.data for a in (*given, *outputs.values(), arena)]
-        words += [_as_word(env[n]) for n in self.graph.symbols]
-        hosts: list[Array | None] = [None] * len(layout.hosts)
-        block = (ctypes.c_int64 * (len(words) + len(hosts)))(*words)
-        memory = _Memory(self, given, outputs, arena, hosts, env)
-        for stretch, entry in zip(self.stretches, self.entries, strict=True):
-            if entry is None:
-                for name, array in memory.evaluated(stretch):
-                    at = layout.hosts[name]
-                    hosts[at] = array
-                    block[len(words) + at] = array.ctypes.data
-            elif entry(block):
-                return self.referee(arrays, env)
-        return [self._output(node, arrays, memory) for node in self.graph.outputs]
+        size = int(evaluate(layout.arena.size, env))
+        with self.arenas.taking(size) as address:
+            arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+            words = [a.ctypes.data for a in (*given, *outputs.values(), arena)]
+            words += [_as_word(env[n]) for n in self.graph.symbols]
+            hosts: list[Array | None] = [None] * len(layout.hosts)
+            block = (ctypes.c_int64 * (len(words) + len(hosts) + 1))(*words)
+            block[len(words) + len(hosts)] = 0 if times is None else times.ctypes.data
+            memory = _Memory(self, given, outputs, arena, hosts, env)
+            for stretch, entry in zip(stretches, entries, strict=True):
+                if entry is None:
+                    begin = clock()
+                    for name, array in memory.evaluated(stretch):
+                        at = layout.hosts[name]
+                        hosts[at] = array
+                        block[len(words) + at] = array.ctypes.data
+                    if times is not None:
+                        times[steps.steps.index(stretch)] = begin, clock()
+                elif entry(block):
+                    return self.referee(arrays, env)
+            return [self._output(node, arrays, memory) for node in self.graph.outputs]
 
     def _output(self, node: Node, arrays: Sequence[Array], memory: _Memory) -> Array:
         if node in self.graph.inputs:
@@ -292,6 +323,18 @@ class _Memory:
         if array.base is not None and np.may_share_memory(array, self.arena):
             return array.copy()
         return array if array.flags.c_contiguous else array.copy()
+
+
+def _entries(library: engine.Library, stretches: Sequence[Any]) -> list[Any]:
+    """The functions of a plan's native stretches, which keep their code; None for library steps."""
+    signature = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    found: list[Any] = []
+    for k, stretch in enumerate(stretches):
+        found.append(None)
+        if not isinstance(stretch, LibraryStep):
+            found[k] = signature(library.address(f"plan{k}"))
+            found[k].library = library
+    return found
 
 
 def _object_code(text: str) -> bytes:

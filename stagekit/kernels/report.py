@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stagekit.kernels import engine, llvm
-from stagekit.kernels.code import Layout, chunks_of
+from stagekit.kernels.code import Layout, are_parallel, chunks_of
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.matmul import View, row_major
 from stagekit.kernels.program import overwrites
-from stagekit.kernels.steps import ConvolutionStep, KernelStep, LibraryStep, MatmulStep, Step, Steps
+from stagekit.kernels.steps import (
+    ConvolutionStep,
+    KernelStep,
+    LibraryStep,
+    MatmulStep,
+    Step,
+    Steps,
+    regions,
+)
 from stagekit.kernels.text import nest, short
+
+_ONE_CHUNK = "one chunk"
 
 
 def plan_text(steps: Steps, layout: Layout) -> str:
@@ -19,7 +29,7 @@ def plan_text(steps: Steps, layout: Layout) -> str:
         [
             f"plan {steps.graph.name}: {len(steps.steps)} steps, native",
             *_buffer_lines(steps, layout),
-            *(f"  {_step_line(step)}" for step in steps.steps),
+            *(line for region in regions(steps.steps) for line in _region_lines(region)),
             *_in_place_lines(steps, layout),
             f"  arena: {layout.arena.size} bytes",
         ]
@@ -52,29 +62,37 @@ def _place(steps: Steps, layout: Layout, name: str) -> str | None:
     return None if offset is None else f"arena at {offset}"
 
 
+def _region_lines(region: Sequence[Step]) -> Iterator[str]:
+    """A step, or several that run side by side."""
+    costs = (chunks_of(x).cost for x in region if isinstance(x, (KernelStep, MatmulStep)))
+    parallel = ", in parallel" if are_parallel(costs) else ""
+    if len(region) == 1:
+        line = _step_line(region[0])
+        yield f"  {line}{'' if line.endswith(_ONE_CHUNK) else parallel}"
+        return
+    yield f"  side by side{parallel}:"
+    yield from (f"    {_step_line(step)}" for step in region)
+
+
 def _step_line(step: Step) -> str:
     """What a step writes and reads, and how it runs."""
     line = f"{', '.join(step.writes)} = {step.name}({', '.join(step.reads)})"
     if isinstance(step, LibraryStep):
         assert step.node.op is not None
         return f"{line}: {step.node.op.name} by NumPy"
-    if isinstance(step, ConvolutionStep):
-        return f"{line}: convolution, in parallel"
     if isinstance(step, MatmulStep):
-        line += f": {_view_text(step.product.x)} @ {_view_text(step.product.y)}"
-    elif isinstance(step, KernelStep):
-        line += f": {step.scheduled.rows} rows"
-    return line + _chunk_text(step)
+        x, y = map(_view_text, (step.product.x, step.product.y))
+        return f"{line}: {x} @ {y}, {_chunk_text(step)}"
+    if isinstance(step, KernelStep):
+        return f"{line}: {step.scheduled.rows} rows, {_chunk_text(step)}"
+    return f"{line}: in parallel loops of its own"
 
 
-def _chunk_text(step: Step) -> str:
-    if not isinstance(step, (KernelStep, MatmulStep)):
-        return ""
+def _chunk_text(step: KernelStep | MatmulStep) -> str:
     chunks = chunks_of(step)
-    number, grain, are_parallel = chunks.number, chunks.grain, chunks.are_parallel
-    if number.constant == 1:
-        return ", one chunk"
-    return f", {number} chunks of {grain}{', in parallel' if are_parallel else ''}"
+    if chunks.number.constant == 1:
+        return _ONE_CHUNK
+    return f"{chunks.number} chunks of {chunks.grain}"
 
 
 def _view_text(view: View) -> str:

@@ -27,6 +27,7 @@ from stagekit.plan import Cost, Plan, cost
 from stagekit.source import Location, here
 from stagekit.staging.ambient import require_trace
 from stagekit.staging.interpreter import Staging
+from stagekit.staging.measure import run
 from stagekit.staging.replay import replay
 from stagekit.staging.rewrite import Fired
 from stagekit.staging.rules import optimize
@@ -173,7 +174,7 @@ class ConcreteFunction:
 
     def arrays(self, arrays: Sequence[Any], env: Env) -> list[Any]:
         """The outputs as arrays, each an object of its own: tapes know values by identity."""
-        outputs = self.plan(arrays, env)
+        outputs = run(self.plan, arrays, env)
         seen = set(map(id, arrays))
         for k, array in enumerate(outputs):
             if id(array) in seen:

@@ -25,6 +25,7 @@ from stagekit.placement import device_variable
 from stagekit.random import holding, lock_of
 from stagekit.settings import config
 from stagekit.staging.ambient import eagerly_variable
+from stagekit.staging.measure import listening
 from stagekit.staging.python.paths import Guard, Path, Writer, hold
 from stagekit.staging.signature import Binding, Call, Name, hashes_by_identity
 from stagekit.staging.trace import Entry
@@ -79,6 +80,7 @@ def direct(
         ambient: list[Ambient] = [
             (current_variable, (None, EAGER)),
             (eagerly_variable, (False,)),
+            (listening, (None,)),
         ]
         if device is None:
             ambient.append((device_variable, (given.call.key[0][2],)))
