@@ -268,26 +268,17 @@ class Writer(Emitter):
 
     def hoist(self, roots: Iterable[Value]) -> None:
         """Write everything that some values need and the names known here already decide."""
-        known = {n for scope in self.scopes for n in scope.names}
+        names = self.names()
+        ready: set[Value] = set()  # every fold that they need is computed, no index is missing
         for value in operands(roots):
-            if value.op == "fold" or self.known(value) is not None:
-                continue
-            if value.names & self.loops <= known and self._is_ready(value):
+            outside = value.names & self.loops - names
+            if self.known(value) is not None:
+                ready.add(value)
+            elif value.op != "fold" and not outside and ready.issuperset(arguments(value)):
+                ready.add(value)
                 self.value(value)
-                if self.vector is None and value.op == "load":
-                    continue
-            if value.op == "load" and value.names & self.loops - known:
+            elif value.op == "load" and outside:
                 self._base(value.attr.buffer, value.attr.offset)
-
-    def _is_ready(self, value: Value) -> bool:
-        """Whether every fold that a value needs has been computed, and no index is missing."""
-        known = {n for scope in self.scopes for n in scope.names}
-        for v in operands([value]):
-            if v.op == "fold" and self.known(v) is None:
-                return False
-            if v.names & self.loops - known:
-                return False
-        return True
 
     def _instruction(self, value: Value) -> str:
         op, type = value.op, value.type
