@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import backend, engine
+from stagekit.kernels import engine
 from stagekit.kernels.listing import Listing
 from stagekit.plan import clock
 
@@ -84,9 +84,7 @@ def test_convolutions_are_kernels_and_products_are_not() -> None:
     assert traced(lambda x, y: x @ y, (8, 3), (3, 4)).kernels() == []
 
 
-def test_a_plan_on_numpy_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "available", lambda: False)
-    monkeypatch.setattr(backend, "_say_once", lambda: None)
+def test_a_plan_on_numpy_has_no_kernels(on_numpy: None) -> None:
     concrete = traced(lambda x: x + 1.0, (3,))
     assert concrete.kernels("cpu") == []
     assert "NumPy" in str(concrete.plan) and "NumPy" in str(concrete.plan.decisions)
@@ -195,11 +193,10 @@ def warm(function: Any, *args: Any) -> Any:
 
 
 @pytest.fixture(params=["native", "numpy"])
-def backends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def backends(request: pytest.FixtureRequest) -> str:
     """Each way to run a plan."""
     if request.param == "numpy":
-        monkeypatch.setattr(engine, "available", lambda: False)
-        monkeypatch.setattr(backend, "_say_once", lambda: None)
+        request.getfixturevalue("on_numpy")
     elif not engine.available():
         pytest.skip("no native code without llvmlite")
     return str(request.param)
