@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ def test_steps_side_by_side_are_timed_one_by_one() -> None:
         f(x, y)
     (call,) = p._calls
     spans = sorted(call.times.tolist())
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
     assert {"matmul0", "kernel1"} < {row.step for row in p.rows}
 
 
