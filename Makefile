@@ -29,6 +29,7 @@ test: lint types
 
 test-full: lint types
 	$(BIN)/python -m pytest --full
+	$(BIN)/python -m pytest --numpy
 
 # Neural ops against torch, in an environment of its own: it is large, and no dependency.
 test-torch: pyproject.toml

@@ -236,6 +236,30 @@ def test_one_plan_for_symbolic_sizes(name: str) -> None:
         assert admitted(function, [sk.Tensor(x)], got), (n, m)
 
 
+@pytest.fixture
+def fenced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a plan allocates lies between fences, which nothing writes to."""
+    fences: list[Array] = []
+    empty = np.empty
+
+    def between(shape: Any, kind: Any = float, **more: Any) -> Array:
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        whole = np.full(size + 512, 0xAB, np.uint8)
+        fences.extend([whole[:256], whole[256 + size :]])
+        return whole[256 : 256 + size].view(kind).reshape(shape)
+
+    monkeypatch.setattr(np, "empty", between)
+    yield
+    monkeypatch.setattr(np, "empty", empty)
+    assert fences and all((fence == 0xAB).all() for fence in fences)
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 3), (17, 2)])
+def test_plain_sizes_and_nothing_beyond(name: str, shape: tuple[int, ...], fenced: None) -> None:
+    held(PROGRAMS[name], f32(*shape))
+
+
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_layouts(name: str) -> None:
     function = PROGRAMS[name]

@@ -458,7 +458,7 @@ def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
         return False
     last = loops[-1].extent.constant
     total = product(loop.extent for loop in loops).constant
-    if last is None or last >= _SHORT_LOOP or total is None or total >= 1 << 31:
+    if last is None or last >= _SHORT_LOOP or total is None or not 0 < total < 1 << 31:
         return False
     return target.offset == row_major(loops)
 
