@@ -38,7 +38,7 @@ class Config:
 
     disable        run every staged function eagerly (`STAGEKIT_DISABLE=1`)
     traceback      "filtered" or "full": show the framework's own frames (`STAGEKIT_TRACEBACK`)
-    log            what to print to stderr: trace, rewrite, cache (`STAGEKIT_LOG=trace,cache`)
+    log            what to print to stderr: trace, rewrite, codegen, cache (`STAGEKIT_LOG=trace`)
     dump           folder into which every trace writes its graphs, plan and kernels, or empty
                    (`STAGEKIT_DUMP`)
     cache_dir      folder of compiled code, empty or "off" for none (`STAGEKIT_CACHE_DIR`)

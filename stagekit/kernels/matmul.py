@@ -12,8 +12,8 @@ from stagekit.types import DType, float32
 
 STRETCH = 4096  # terms of a sum that one call adds; more would make the error grow
 _WORK = 1 << 18  # multiplications that are worth a chunk of their own
-_CHUNKS = 8  # into which a large product is cut at most: its rows, or else its columns
-_NARROWEST = 64  # rows of a chunk: each chunk packs the whole other operand again
+_CHUNKS = 4  # into which a product is cut: its rows, or else its columns
+_NARROWEST, _WIDEST = 64, 256  # rows of a chunk: each chunk packs the whole other operand again
 
 
 class View(NamedTuple):
@@ -59,8 +59,8 @@ class Matmul(NamedTuple):
             return max(1, _WORK // max(rows * columns * terms, 1))
         cut, other = (rows, columns) if self.by_rows else (columns, rows)
         least = max(1, _WORK // max(other * terms, 1))
-        even = -(-cut // _CHUNKS)
-        return -(-max(least, even, _NARROWEST) // 16) * 16
+        even = min(max(-(-cut // _CHUNKS), _NARROWEST), _WIDEST)
+        return -(-max(least, even) // 16) * 16
 
     @property
     def chunks(self) -> Expr:

@@ -7,6 +7,7 @@ one function alone is kept on disk, and comes back without its graph being rewri
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,7 +28,7 @@ from stagekit.kernels.report import plan_text
 from stagekit.kernels.steps import LibraryStep, Steps
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, clock, concrete, cost
-from stagekit.settings import config
+from stagekit.settings import config, log
 from stagekit.symbolic import Fact, evaluate
 
 _LONG = 1 << 20  # operations, or bytes, from which other threads of Python may run meanwhile
@@ -66,7 +67,11 @@ class NativePlan:
         self.program = program_of(self.steps, self.layout, self.numbers)
         if len(self.stretches) != 1 or isinstance(self.stretches[0], LibraryStep):
             self.program = None
-        return _object_code(self.text)
+        start = time.perf_counter()
+        code = _object_code(self.text) if self.program is None else engine.compile_ir(self.text)
+        ms = (time.perf_counter() - start) * 1e3
+        log("codegen", f"{self.graph.name}: {len(self.steps.steps)} steps, {ms:.0f} ms in LLVM")
+        return code
 
     def _restored(self, data: dict[str, Any], code: bytes) -> bytes:
         self.program = Program.of_data(data)
