@@ -218,6 +218,15 @@ def test_a_profile_counts_calls_and_tells_lines(backends: str) -> None:
     assert all(0 < row.median <= row.total for row in p.rows)
 
 
+def test_rows_have_the_names_that_the_plan_prints(backends: str) -> None:
+    x = sk.ones((40, 60))
+    f = warm(mixed, x)
+    with sk.profile() as p:
+        f(x)
+    text = str(p._calls[0].plan)
+    assert all(re.search(rf"\b{row.step}\b", text) for row in p.rows)
+
+
 def test_bytes_and_operations_are_those_of_all_runs(backends: str) -> None:
     x = sk.ones((40, 60))
     f = warm(lambda x, y: sk.exp(x @ y), x, x.T)
@@ -241,6 +250,18 @@ def test_a_gather_counts_what_it_reads() -> None:
         f(table, index)
     (row,) = p.rows
     assert row.bytes == 4 * 24 + 8 * 3 + 4 * 24
+
+
+@native
+def test_a_convolution_and_its_derivatives_count_alike() -> None:
+    x, w = sk.ones((4, 8, 10, 10)), sk.ones((6, 8, 3, 3))
+    slope = sk.grad(lambda x, w: sk.sum(sk.sin(F.conv2d(x, w))), argnums=(0, 1))
+    f = warm(slope, x, w)
+    with sk.profile() as p:
+        f(x, w)
+    rows = [row for row in p.rows if row.ops == ("convolution",)]
+    terms = 2 * 4 * 6 * 8 * 9
+    assert sorted(row.flops for row in rows) == [terms * 64, terms * 64, terms * 100]
 
 
 def test_times_add_up(backends: str) -> None:
