@@ -413,11 +413,7 @@ class Writer(Emitter):
 
     def _is_stretch(self, offset: Expr) -> bool:
         """Whether neighbouring lanes have neighbouring elements."""
-        body = self.kernel.body
-        hidden = any(self.vector in body.dynamic[n].names
-                     for n in offset.names if n in body.dynamic)  # fmt: skip
-        rate = stride(offset, self.vector or "")
-        return not hidden and rate is not None and rate.constant == 1
+        return self._step(offset) == 1
 
     def load(self, value: Value) -> str:
         buffer, offset, guard = value.attr
@@ -441,6 +437,8 @@ class Writer(Emitter):
                     (f"ptr align {align}", pointer), (f"<{self.width} x i1>", mask),
                     (vector, "zeroinitializer"),
                 )  # fmt: skip
+        elif mask is None and (step := self._step(offset)) in (2, 3, 4):
+            name = self._every(buffer, offset, step, kind, align)
         else:
             pointers = self._pointers(buffer, offset)
             mask = mask or "splat (i1 true)"
@@ -450,6 +448,31 @@ class Writer(Emitter):
                 (vector, "zeroinitializer"),
             )  # fmt: skip
         return self.from_memory(name, value.type, vector)
+
+    def _step(self, offset: Expr) -> int | None:
+        """How far apart the elements of neighbouring lanes are, where that is one known number."""
+        body = self.kernel.body
+        if any(self.vector in body.dynamic[n].names for n in offset.names if n in body.dynamic):
+            return None
+        rate = stride(offset, self.vector or "")
+        return None if rate is None else rate.constant
+
+    def _every(self, buffer: str, offset: Expr, step: int, kind: str, align: int) -> str:
+        """Every second (third, fourth) element of a stretch: loaded whole, up to the last one
+        needed, and picked out, which is faster than a gather.
+        """
+        whole = self.width * step
+        wide = f"<{whole} x {kind}>"
+        needed = whole - step + 1
+        mask = ", ".join(f"i1 {'true' if k < needed else 'false'}" for k in range(whole))
+        pointer = self.address(buffer, offset)
+        loaded = self.call(
+            wide, f"llvm.masked.load.{suffix(wide)}.p0", (f"ptr align {align}", pointer),
+            (f"<{whole} x i1>", f"<{mask}>"), (wide, "zeroinitializer"),
+        )  # fmt: skip
+        lanes = ", ".join(f"i32 {k * step}" for k in range(self.width))
+        order = f"<{self.width} x i32> <{lanes}>"
+        return self.emit(f"shufflevector {wide} {loaded}, {wide} poison, {order}")
 
     def _pointers(self, buffer: str, offset: Expr) -> str:
         pointer, rest = self._base(buffer, offset)
