@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import backend, engine
+from stagekit.kernels import engine
 from stagekit.kernels.listing import Listing
 from stagekit.plan import clock
 
@@ -84,9 +85,7 @@ def test_convolutions_are_kernels_and_products_are_not() -> None:
     assert traced(lambda x, y: x @ y, (8, 3), (3, 4)).kernels() == []
 
 
-def test_a_plan_on_numpy_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "available", lambda: False)
-    monkeypatch.setattr(backend, "_say_once", lambda: None)
+def test_a_plan_on_numpy_has_no_kernels(on_numpy: None) -> None:
     concrete = traced(lambda x: x + 1.0, (3,))
     assert concrete.kernels("cpu") == []
     assert "NumPy" in str(concrete.plan) and "NumPy" in str(concrete.plan.decisions)
@@ -195,11 +194,10 @@ def warm(function: Any, *args: Any) -> Any:
 
 
 @pytest.fixture(params=["native", "numpy"])
-def backends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def backends(request: pytest.FixtureRequest) -> str:
     """Each way to run a plan."""
     if request.param == "numpy":
-        monkeypatch.setattr(engine, "available", lambda: False)
-        monkeypatch.setattr(backend, "_say_once", lambda: None)
+        request.getfixturevalue("on_numpy")
     elif not engine.available():
         pytest.skip("no native code without llvmlite")
     return str(request.param)
@@ -218,6 +216,15 @@ def test_a_profile_counts_calls_and_tells_lines(backends: str) -> None:
     assert found[("sort",)] == [line_of(mixed, 3)]
     assert found[("multiply",)] == [line_of(mixed, 4)]
     assert all(0 < row.median <= row.total for row in p.rows)
+
+
+def test_rows_have_the_names_that_the_plan_prints(backends: str) -> None:
+    x = sk.ones((40, 60))
+    f = warm(mixed, x)
+    with sk.profile() as p:
+        f(x)
+    text = str(p._calls[0].plan)
+    assert all(re.search(rf"\b{row.step}\b", text) for row in p.rows)
 
 
 def test_bytes_and_operations_are_those_of_all_runs(backends: str) -> None:
@@ -243,6 +250,18 @@ def test_a_gather_counts_what_it_reads() -> None:
         f(table, index)
     (row,) = p.rows
     assert row.bytes == 4 * 24 + 8 * 3 + 4 * 24
+
+
+@native
+def test_a_convolution_and_its_derivatives_count_alike() -> None:
+    x, w = sk.ones((4, 8, 10, 10)), sk.ones((6, 8, 3, 3))
+    slope = sk.grad(lambda x, w: sk.sum(sk.sin(F.conv2d(x, w))), argnums=(0, 1))
+    f = warm(slope, x, w)
+    with sk.profile() as p:
+        f(x, w)
+    rows = [row for row in p.rows if row.ops == ("convolution",)]
+    terms = 2 * 4 * 6 * 8 * 9
+    assert sorted(row.flops for row in rows) == [terms * 64, terms * 64, terms * 100]
 
 
 def test_times_add_up(backends: str) -> None:
@@ -283,7 +302,7 @@ def test_steps_side_by_side_are_timed_one_by_one() -> None:
         f(x, y)
     (call,) = p._calls
     spans = sorted(call.times.tolist())
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
     assert {"matmul0", "kernel1"} < {row.step for row in p.rows}
 
 

@@ -35,10 +35,12 @@ def work(plan: Plan | NativePlan, env: Env) -> list[Work]:
     if isinstance(plan, NativePlan):
         return _native(plan.steps, env)
     found = []
-    for k, node in enumerate(step.node for step in plan.steps):
+    for step in plan.steps:
+        node = step.node
+        assert node.op is not None
         moved = 0 if is_view(node) else sum(bytes_of(x, env) for x in (node, *node.inputs))
         flops, lines = flops_of(node, env), _lines(plan.graph, [node])
-        found.append(Work(f"numpy{k}", _ops([node]), moved, flops, lines))
+        found.append(Work(f"s{step.result}", (node.op.name,), moved, flops, lines))
     return found
 
 
@@ -50,7 +52,7 @@ def _native(steps: Steps, env: Env) -> list[Work]:
         counted.update(nodes)
         flops = sum(flops_of(n, env) for n in nodes)
         lines = _lines(steps.graph, step.nodes)
-        found.append(Work(step.name, _ops(step.nodes), _moved(steps, step, env), flops, lines))
+        found.append(Work(step.name, _ops(_nodes(step)), _moved(steps, step, env), flops, lines))
     return found
 
 
