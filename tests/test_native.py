@@ -372,7 +372,7 @@ def test_a_fork_between_calls() -> None:
 
 
 def test_where_compilation_fails_numpy_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> bytes:
+    def fail(*args: Any, **options: Any) -> bytes:
         raise RuntimeError("no such instruction")
 
     v = sk.Variable(sk.zeros(3))

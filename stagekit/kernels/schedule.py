@@ -30,7 +30,7 @@ from stagekit.kernels.ir import (
     operands,
     rebuilt,
 )
-from stagekit.symbolic import Expr
+from stagekit.symbolic import Call, Expr
 from stagekit.types import DType
 
 MANY = 4096  # what a symbolic size counts as where a choice depends on it
@@ -466,18 +466,32 @@ def _is_short(target: Target, loops: Sequence[Loop]) -> bool:
 def _in_one_loop(target: Target, loops: Sequence[Loop]) -> Target:
     """The loops' variables as what they are of the place in memory."""
     name = loops[-1].name
-    z, step, env = Expr.named(name), 1, {}
+    z: Any = Expr.named(name)
+    left, env = z, {}
     for loop in reversed(loops):
         n = loop.extent.constant or 1
-        env[loop.name] = z // step % n if step * n < _total(loops) else z // step
-        step *= n
-    flat = Loop(name, Expr.of(step))
-    moved = target._replace(loops=(flat,), offset=z).rebuilt({}, lambda expr: _at(expr, env))
+        env[loop.name] = left if loop is loops[0] else left % n
+        left = left // n
+    flat = Loop(name, product(loop.extent for loop in loops))
+
+    def place(expr: Expr) -> Expr:
+        return _put_together(_at(expr, env))
+
+    moved = target._replace(loops=(flat,), offset=z).rebuilt({}, place)
     return moved._replace(offset=z)
 
 
-def _total(loops: Sequence[Loop]) -> int:
-    return product(loop.extent for loop in loops).constant or 1
+def _put_together(expr: Expr) -> Expr:
+    """n (x // n) + x % n is x."""
+    for monomial, c in expr.terms:
+        call = monomial[0] if len(monomial) == 1 else ""
+        if isinstance(call, Call) and call.op == "%":
+            n = call.right.constant
+            whole = (Call("//", call.left, call.right),)
+            if n is not None and dict(expr.terms).get(whole) == c * n:
+                rest = expr - Expr({monomial: c}) - Expr({whole: c * n})
+                return _put_together(rest + call.left * c)
+    return expr
 
 
 # ----- one kernel ---------------------------------------------------------------------------------
