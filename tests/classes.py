@@ -64,9 +64,14 @@ class Moved(Over):
     def apply(self, op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         out = self.below.apply(op, args, attrs)
         kind = class_of(op, attrs)
-        if kind in ("bits", "library") or op.several:
+        if op.several:
             return out
         array = self.below.read(out)
+        if array.dtype.kind == "f" and np.isnan(array).any():  # one NaN counts as another
+            array = np.where(np.isnan(array), np.copysign(array, self._signs(array.shape)), array)
+            out = Tensor(np.asarray(array))
+        if kind in ("bits", "library"):
+            return out
         if array.dtype == BFLOAT16:  # float32's result, rounded
             return Tensor(narrowed(self._moved(kind, op, args, attrs, widened(array))))
         if array.dtype.kind not in "fc":
