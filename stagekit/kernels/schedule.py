@@ -293,7 +293,8 @@ def _fits(target: Target, rows: Rows) -> bool:
     stored = frozenset(loop.name for loop in target.loops)
     folds = [v for v in every(target.value) if v.op == "fold"]
     if names <= stored:
-        if any(_bound(f) & stored and not f.names & stored <= names for f in folds):
+        outer = folds_of(target.value)
+        if any(_bound(f) & stored and not f.names & stored <= names for f in outer):
             return False  # a row would have several values of what is folded over its own loops
         return (bool(stored) or not rows.lanes) and all(not names & _bound(f) for f in folds)
     if names & stored or rows.lanes:
