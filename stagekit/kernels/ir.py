@@ -167,6 +167,11 @@ class Body:
         self.operands: dict[Value, tuple[Value, ...]] = {}  # found once: see `arguments`, `every`
         self.closures: dict[Value, tuple[Value, ...]] = {}
 
+    def clear(self) -> None:
+        """Forget all values, so that each goes with the last use of it, not by the collector."""
+        for known in (self._values, self.dynamic, self.operands, self.closures):
+            known.clear()
+
     def _made(
         self, op: str, args: tuple[Value, ...], type: DType, attr: Any, names: frozenset[str],
         key: Any = None,

@@ -25,7 +25,7 @@ from stagekit.kernels.entry import CallType, Operand, Result
 from stagekit.kernels.partition import Partition
 from stagekit.kernels.program import Program, key_of, program_of, toolchain
 from stagekit.kernels.report import plan_text
-from stagekit.kernels.steps import LibraryStep, Steps
+from stagekit.kernels.steps import KernelStep, LibraryStep, Steps
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, clock, concrete, cost
 from stagekit.settings import config, log
@@ -71,7 +71,19 @@ class NativePlan:
         code = _object_code(self.text) if self.program is None else engine.compile_ir(self.text)
         ms = (time.perf_counter() - start) * 1e3
         log("codegen", f"{self.graph.name}: {len(self.steps.steps)} steps, {ms:.0f} ms in LLVM")
+        self._forget()
         return code
+
+    def _forget(self) -> None:
+        """Drop what only making the code has needed: it is much, and made again if asked for."""
+        steps = self.steps
+        for name in ("text", "steps", "layout") if self.program is not None else ("text",):
+            self.__dict__.pop(name, None)
+        if self.program is not None:
+            self.stretches = [()]
+            for step in steps.steps:
+                if isinstance(step, KernelStep):
+                    step.scheduled.kernel.body.clear()
 
     def _restored(self, data: dict[str, Any], code: bytes) -> bytes:
         self.program = Program.of_data(data)

@@ -308,7 +308,7 @@ def _fits(target: Target, rows: Rows) -> bool:
     )
 
 
-@functools.lru_cache(1 << 14)
+@functools.lru_cache(1 << 11)
 def stride(expr: Expr, name: str) -> Expr | None:
     """By how much an index grows with a loop variable; None where it does so unevenly."""
     rate: dict[Any, int] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -93,7 +94,13 @@ class ConcreteFunction:
         return self._plan or self._until_compiled
 
     def _compile(self) -> None:
-        self._plan = backend.plan(self.graph, self.facts.known, lambda: self.optimized)
+        graph, mine = self.graph, weakref.ref(self)  # a plan must not keep what keeps it
+
+        def optimized() -> Graph:
+            concrete = mine()
+            return optimize(graph)[0] if concrete is None else concrete.optimized
+
+        self._plan = backend.plan(graph, self.facts.known, optimized)
 
     @cached_property
     def _until_compiled(self) -> Plan:
