@@ -68,8 +68,9 @@ class Moved(Over):
             return out
         array = self.below.read(out)
         if array.dtype.kind == "f" and np.isnan(array).any():  # one NaN counts as another
-            array = np.where(np.isnan(array), np.copysign(array, self._signs(array.shape)), array)
-            out = Tensor(np.asarray(array))
+            signs = self._signs(array.shape).astype(array.dtype)
+            array = np.asarray(np.where(np.isnan(array), np.copysign(array, signs), array))
+            out = Tensor(array)
         if kind in ("bits", "library"):
             return out
         if array.dtype == BFLOAT16:  # float32's result, rounded

@@ -27,7 +27,7 @@ from tests.programs import Program, generate
 from tests.test_ops import faults
 
 WAYS = ("eager", "staged", "symbolic", "vjp", "jvp", "exported")
-LEAST = 20
+LEAST = {True: 20, False: 8}  # runs of an op in each way, --full or not: each is compiled
 
 # Cells that no program can fill, with the reason.
 NOT_APPLICABLE = {
@@ -276,13 +276,13 @@ def needed(counts: Counter[tuple[str, str]], ways: tuple[str, ...]) -> list[str]
     return sorted(least, key=lambda name: (least[name], name))
 
 
-def batches(seed: int, smooth: bool, counts: Counter[Any]) -> Iterator[Run]:
+def batches(seed: int, smooth: bool, counts: Counter[Any], least: int) -> Iterator[Run]:
     """Programs that favour the ops seen least so far."""
     ways = ("vjp", "jvp") if smooth else ("eager", "staged", "symbolic", "exported")
     while True:
         rng = np.random.default_rng([seed, int(smooth)])
         order = needed(counts, ways)
-        if min(counts[n, w] for n in order for w in ways if applicable(n, w)) >= LEAST:
+        if min(counts[n, w] for n in order for w in ways if applicable(n, w)) >= least:
             return
         length = int(rng.integers(1, 26)) if not smooth else int(rng.integers(1, 7))
         head = order[: max(length // 2, 1)]
@@ -301,7 +301,7 @@ def test_random_programs(smooth: bool, tmp_path: Path, full: bool, capsys: Any) 
     counts: Counter[tuple[str, str]] = Counter()
     limit = 4000 if full else 600
     ran = 0
-    for ran, run in enumerate(batches(0, smooth, counts), 1):
+    for ran, run in enumerate(batches(0, smooth, counts, LEAST[full]), 1):
         if smooth:
             run.derivatives()
         else:
@@ -319,7 +319,7 @@ def test_random_programs(smooth: bool, tmp_path: Path, full: bool, capsys: Any) 
         f"{name} {way}: {counts[name, way]}"
         for name in sorted(OPS)
         for way in ways
-        if applicable(name, way) and counts[name, way] < LEAST
+        if applicable(name, way) and counts[name, way] < LEAST[full]
     ]
     assert not missing, missing
 
