@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -497,6 +497,25 @@ def _hidden(value: Value) -> list[Value]:
     if value.op == "load" and value.attr.guard is not None:
         hidden.append(value.attr.guard)
     return hidden
+
+
+def unwritten(root: Value, known: Callable[[Value], str | None]) -> list[Value]:
+    """What a writer of code has still to write for a value, operands first; `known` gives the name
+    of what is written. A fold's body is written with the fold.
+    """
+    order: list[Value] = []
+    seen: set[Value] = set()
+    stack: list[tuple[Value, bool]] = [(root, False)]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif value not in seen and known(value) is None:
+            seen.add(value)
+            stack.append((value, True))
+            if value.op != "fold":
+                stack += [(a, False) for a in reversed(arguments(value))]
+    return order
 
 
 def every(root: Value) -> tuple[Value, ...]:

@@ -24,6 +24,7 @@ from stagekit.kernels.ir import (
     arguments,
     every,
     operands,
+    unwritten,
 )
 from stagekit.kernels.loops import Fold, Nest, Stores, comparison, neutral_of
 from stagekit.kernels.schedule import count, product, stride
@@ -245,26 +246,11 @@ class Writer(Emitter):
 
     def value(self, value: Value) -> str:
         """Write what computes a value, unless that is done already."""
-        for each in self._missing(value):
+        for each in unwritten(value, self.known):
             self.scopes[-1].values[each] = self._instruction(each)
         found = self.known(value)
         assert found is not None
         return found
-
-    def _missing(self, root: Value) -> list[Value]:
-        order: list[Value] = []
-        seen: set[Value] = set()
-        stack: list[tuple[Value, bool]] = [(root, False)]
-        while stack:
-            value, done = stack.pop()
-            if done:
-                order.append(value)
-            elif value not in seen and self.known(value) is None:
-                seen.add(value)
-                stack.append((value, True))
-                if value.op != "fold":
-                    stack += [(a, False) for a in arguments(value)]
-        return order
 
     def hoist(self, roots: Iterable[Value]) -> None:
         """Write everything that some values need and the names known here already decide."""
