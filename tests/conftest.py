@@ -63,6 +63,18 @@ def without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_say_once", lambda: None)
 
 
+# Families that test files, transformations and conformance rather than code: without --full their
+# staged functions run NumPy's plans, which need no compiling. Every op and random programs of all
+# ops run natively in test_native and test_fuzz.
+ON_NUMPY = {"test_export.py", "test_strict.py", "test_vmap.py"}
+
+
+@pytest.fixture(autouse=True)
+def _not_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.path.name in ON_NUMPY and not runs_full(request.config):
+        without_native_code(monkeypatch)
+
+
 @pytest.fixture
 def on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what comes before code, which believes the graph: code of one that is made wrong

@@ -27,7 +27,7 @@ from tests.programs import Program, generate
 from tests.test_ops import faults
 
 WAYS = ("eager", "staged", "symbolic", "vjp", "jvp", "exported")
-LEAST = {True: 20, False: 8}  # runs of an op in each way, --full or not: each is compiled
+LEAST = {True: 20, False: 6}  # runs of an op in each way, --full or not: each is compiled
 
 # Cells that no program can fill, with the reason.
 NOT_APPLICABLE = {

@@ -44,7 +44,8 @@ def test_log_prints_traces_and_rewrites() -> None:
 def test_the_lines_go_to_the_standard_loggers(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="stagekit"):
         sk.function(lambda x: x + 1)(sk.zeros(2))
-    assert [r.name for r in caplog.records] == ["stagekit.trace"]
+    names = [r.name for r in caplog.records if r.name != "stagekit.cache"]  # as the disk has it
+    assert names in (["stagekit.codegen", "stagekit.trace"], ["stagekit.trace"])
 
 
 def test_dump_writes_the_graphs_of_each_trace(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_dump_writes_the_graphs_of_each_trace(tmp_path: Path) -> None:
     function = sk.function(lambda x: -(-x) + 1, name="f")
     function(sk.zeros(2))
     function(sk.zeros(3))
-    files = sorted((tmp_path / "graphs").iterdir())
+    files = sorted((tmp_path / "graphs").glob("f-?.txt"))  # beside the kernels of each
     assert [file.name for file in files] == ["f-1.txt", "f-2.txt"]
     text = files[0].read_text(encoding="utf-8")
     assert text.count("graph f(") == 2
