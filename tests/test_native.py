@@ -430,3 +430,12 @@ def test_an_index_outside_raises_as_eager_and_commits_nothing(name: str) -> None
         assert v.value.tolist() == before
     step(x, good)
     assert v.value.tolist() != before
+
+
+def test_a_result_that_is_an_argument_in_another_shape_has_that_shape() -> None:
+    f = sk.function(lambda x, y: (sk.reshape(x, -1), sk.reshape(x, (3, 2)), y + 1.0))
+    x, y = sk.ones((2, 3)), sk.zeros(2)
+    shapes = [[r.shape for r in f(x, y)] for _ in range(3)]
+    assert shapes == [[(6,), (3, 2), (2,)]] * 3
+    strided = sk.asarray(np.ones((3, 2), np.float32).T)
+    assert [r.shape for r in f(strided, y)] == [(6,), (3, 2), (2,)]

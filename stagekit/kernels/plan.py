@@ -233,7 +233,8 @@ class NativePlan:
         found = []
         for type_, (kind, number) in zip(program.types, program.places, strict=True):
             array = arrays[number] if kind == "input" else outputs[number]
-            found.append(array.reshape(concrete(type_.shape, env)) if kind == "output" else array)
+            shape = concrete(type_.shape, env)
+            found.append(array if array.shape == shape else array.reshape(shape))
         return found
 
     def _in_steps(
