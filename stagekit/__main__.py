@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from stagekit.errors import StagekitError
 from stagekit.export.runtime import describe
-from stagekit.kernels import cache
+from stagekit.kernels.machine import cache
 
 _USAGE = """\
 usage: python -m stagekit describe FILE ...

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagekit.kernels.arena import Arenas
 from stagekit.kernels.backend import fed
-from stagekit.kernels.entry import CallType, Operand, Result
+from stagekit.kernels.machine.arena import Arenas
+from stagekit.kernels.machine.entry import CallType, Operand, Result
 from stagekit.plan import Plan, concrete
 from stagekit.staging.concrete import ConcreteFunction
 

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, settings
 _cache = tempfile.TemporaryDirectory(prefix="stagekit-")
 os.environ.setdefault("STAGEKIT_CACHE_DIR", _cache.name)
 
-from stagekit.kernels import backend, engine  # noqa: E402
+from stagekit.kernels import backend  # noqa: E402
+from stagekit.kernels.machine import engine  # noqa: E402
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"

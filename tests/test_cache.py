@@ -20,8 +20,8 @@ import pytest
 
 import stagekit as sk
 from stagekit.__main__ import main
-from stagekit.kernels import cache as module
-from stagekit.kernels.cache import Cache, disk, key
+from stagekit.kernels.machine import cache as module
+from stagekit.kernels.machine.cache import Cache, disk, key
 from stagekit.settings import Config
 
 K = key("graph", "cpu")
@@ -409,8 +409,8 @@ def test_leftovers_of_the_dead_are_removed_when_old(cache: Cache) -> None:
 # Processes are forked by one small process, which need not be as large as this one.
 PRELUDE = """
 import os, random, signal, sys, time
-from stagekit.kernels import cache as module
-from stagekit.kernels.cache import Cache, key
+from stagekit.kernels.machine import cache as module
+from stagekit.kernels.machine.cache import Cache, key
 folder = sys.argv[1]
 cache = Cache(folder, 64 << 20)
 K = key("graph", "cpu")

@@ -16,10 +16,18 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import engine
-from stagekit.kernels.arena import HUGE, Arenas
-from stagekit.kernels.entry import CallType, Operand, Result, Tally, by_ctypes, entry, layout
-from stagekit.kernels.entry_code import expanded
+from stagekit.kernels.machine import engine
+from stagekit.kernels.machine.arena import HUGE, Arenas
+from stagekit.kernels.machine.entry import (
+    CallType,
+    Operand,
+    Result,
+    Tally,
+    by_ctypes,
+    entry,
+    layout,
+)
+from stagekit.kernels.machine.entry_code import expanded
 from stagekit.tensor import Tensor, Variable
 
 pytest.importorskip("llvmlite")

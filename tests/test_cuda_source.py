@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import cuda
 from stagekit.kernels.backend import settled
-from stagekit.kernels.cuda import OPTIONS, THREADS, Source, kernel_source
+from stagekit.kernels.cuda import printer
+from stagekit.kernels.cuda.printer import OPTIONS, THREADS, Source, kernel_source
+from stagekit.kernels.fusion.steps import KernelStep, Steps
 from stagekit.kernels.ir import Body, Buffer, Kernel, Loop, Stage, Store, Value
 from stagekit.kernels.listing import Listing
-from stagekit.kernels.spelling import TABLES, TEST, spell
-from stagekit.kernels.steps import KernelStep, Steps
+from stagekit.kernels.scalars.spelling import TABLES, TEST, spell
 from stagekit.nn import functional as F
 from stagekit.plan import concrete
 from stagekit.staging.concrete import ConcreteFunction
@@ -471,11 +471,11 @@ def test_launch_through_cupy(
                 rest[-1][0] = error
 
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(RawKernel=RawKernel))
-    cuda._loaded.cache_clear()
+    printer._loaded.cache_clear()
     word = np.zeros(1, np.int64)
 
     def run(source: Source, buffers: Mapping[str, Array], sizes: Mapping[str, int]) -> int:
-        cuda.launch(source, buffers, sizes, word)
+        printer.launch(source, buffers, sizes, word)
         return int(word[0])
 
     each = programs["symbolic_softmax"]
@@ -488,4 +488,4 @@ def test_launch_through_cupy(
     assert shapes == [((5,), (THREADS,)), ((40,), (THREADS,))]
     x, i, j = CASES["gather"][1]
     assert outputs(programs["gather"], [x, np.full_like(i, 20), j], run)[1] > 0
-    cuda._loaded.cache_clear()
+    printer._loaded.cache_clear()

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import engine
-from stagekit.kernels.entry import by_ctypes
+from stagekit.kernels.machine import engine
+from stagekit.kernels.machine.entry import by_ctypes
 from stagekit.settings import config
 from stagekit.staged import Function
 from stagekit.staging import direct

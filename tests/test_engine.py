@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import blas, engine, threads
+from stagekit.kernels.machine import blas, engine, threads
 
 pytest.importorskip("llvmlite")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import engine
 from stagekit.kernels.listing import Listing
+from stagekit.kernels.machine import engine
 from stagekit.plan import clock
 
 native = pytest.mark.skipif(not engine.available(), reason="no native code without llvmlite")

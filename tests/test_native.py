@@ -20,10 +20,10 @@ import pytest
 import stagekit as sk
 import stagekit.ops as ops
 from stagekit.graph import Graph
-from stagekit.kernels import engine
 from stagekit.kernels.backend import native
+from stagekit.kernels.fusion.steps import _refused
+from stagekit.kernels.machine import engine
 from stagekit.kernels.plan import NativePlan
-from stagekit.kernels.steps import _refused
 from stagekit.nn import functional
 from stagekit.node import is_projection
 from stagekit.op import OPS

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import stagekit as sk
-from stagekit.kernels import convolution_gradient, convolution_product, engine, threads
-from stagekit.kernels.convolution import Axis, Code, Place, Problem, Weights, bands
-from stagekit.kernels.convolution_gradient import kernel_gradient
-from stagekit.kernels.convolution_nodes import Convolution, recognize
-from stagekit.kernels.convolution_product import product
-from stagekit.kernels.vectors import Lanes, Vectors
+from stagekit.kernels.llvm.vectors import Lanes, Vectors
+from stagekit.kernels.machine import engine, threads
+from stagekit.kernels.products import convolution_gradient, convolution_product
+from stagekit.kernels.products.convolution import Axis, Code, Place, Problem, Weights, bands
+from stagekit.kernels.products.convolution_gradient import kernel_gradient
+from stagekit.kernels.products.convolution_nodes import Convolution, recognize
+from stagekit.kernels.products.convolution_product import product
 from stagekit.op import OPS
 from stagekit.plan import concrete
 from stagekit.settings import config

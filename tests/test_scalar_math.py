@@ -15,7 +15,7 @@ import pytest
 
 from stagekit.kernels.ir import Body, Value, like, operands
 from stagekit.kernels.reference import BOOL, FLOAT, INTEGER, TEST, Reference, apply, nearest
-from stagekit.kernels.spelling import cast, spell
+from stagekit.kernels.scalars.spelling import cast, spell
 from stagekit.narrow import narrowed, widened
 from stagekit.symbolic import Expr
 from stagekit.types import DTYPES, DType, bool_, dtype

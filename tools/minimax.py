@@ -1,6 +1,6 @@
-"""Fits the polynomials of stagekit/kernels/scalar_math.py and writes its coefficients.py.
+"""Fits the polynomials of stagekit/kernels/scalars/scalar_math.py and writes its coefficients.py.
 
-    python tools/minimax.py            # rewrite stagekit/kernels/coefficients.py
+    python tools/minimax.py            # rewrite stagekit/kernels/scalars/coefficients.py
     python tools/minimax.py --check    # exit 1 if that file is not what this script makes
 
 Least squares at Chebyshev nodes, reweighted by the error until it is even (Lawson), at 60 digits.

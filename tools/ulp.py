@@ -1,4 +1,4 @@
-"""Measures the functions of stagekit/kernels/scalar_math.py in units in the last place.
+"""Measures the functions of stagekit/kernels/scalars/scalar_math.py in units in the last place.
 
     python tools/ulp.py [--quick] [NAME ...]    # a run of everything writes docs/scalar_math.md
 
@@ -21,7 +21,6 @@ import mpmath as mp
 import numpy as np
 import scipy.special
 
-from stagekit.kernels import engine, llvm
 from stagekit.kernels.ir import (
     Body,
     Buffer,
@@ -39,7 +38,9 @@ from stagekit.kernels.ir import (
     unary,
     unequal,
 )
-from stagekit.kernels.spelling import spell
+from stagekit.kernels.llvm import printer
+from stagekit.kernels.machine import engine
+from stagekit.kernels.scalars.spelling import spell
 from stagekit.symbolic import Expr
 from stagekit.types import DType, float32, float64, int64
 
@@ -67,7 +68,7 @@ class Compiled:
         kernel = Kernel("f", (*buffers, Buffer("out", root.type)), ("n",), (), (stage,), BLOCK,
                         root.body, flat=flat)  # fmt: skip
         lanes = engine.vector_bytes() // min(v.type.itemsize for v in operands)
-        self.text = llvm.module([llvm.function(kernel, lanes)])
+        self.text = printer.module([printer.function(kernel, lanes)])
         self.library = engine.load(engine.compile_ir(self.text))
         address = self.library.address("f")
         kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
@@ -298,8 +299,8 @@ def row(name: str, quick: bool) -> str:
 
 HEAD = """# Scalar mathematics
 
-The greatest error of each function of `stagekit/kernels/scalar_math.py` and
-`stagekit/kernels/trigonometry.py`, in units in the last place of the exact value, at which
+The greatest error of each function of `stagekit/kernels/scalars/scalar_math.py` and
+`stagekit/kernels/scalars/trigonometry.py`, in units in the last place of the exact value, at which
 argument, and how many instructions its loop has for one vector of 64 bytes (loads, stores and the
 loop's own included). Written by `make ulp`.
 

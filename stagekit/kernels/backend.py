@@ -10,7 +10,7 @@ from typing import Any
 
 from stagekit.errors import StagekitWarning
 from stagekit.graph import Graph
-from stagekit.kernels import engine
+from stagekit.kernels.machine import engine
 from stagekit.kernels.plan import NativePlan
 from stagekit.node import Interned, Node
 from stagekit.op import OPS

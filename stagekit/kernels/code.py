@@ -14,12 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from stagekit.evaluation import Array
-from stagekit.kernels import llvm
-from stagekit.kernels.emit import Emitter, memory_type
-from stagekit.kernels.matmul import write as write_matmul
-from stagekit.kernels.memory import Arena, Lifetime, allocate
-from stagekit.kernels.schedule import Scheduled, count, product
-from stagekit.kernels.steps import (
+from stagekit.kernels.fusion.memory import Arena, Lifetime, allocate
+from stagekit.kernels.fusion.schedule import Scheduled
+from stagekit.kernels.fusion.steps import (
     ConvolutionStep,
     KernelStep,
     LibraryStep,
@@ -30,6 +27,10 @@ from stagekit.kernels.steps import (
     regions,
     times,
 )
+from stagekit.kernels.llvm import printer
+from stagekit.kernels.llvm.emit import Emitter, memory_type
+from stagekit.kernels.products.matmul import write as write_matmul
+from stagekit.kernels.sizes import count, product
 from stagekit.symbolic import Expr
 
 _PARALLEL = 1 << 15  # elements (times their cost) from which a second thread pays
@@ -136,7 +137,7 @@ class Code:
     def __init__(self, steps: Steps, layout: Layout, width: int, timed: bool = False) -> None:
         self.steps, self.layout, self.width, self.timed = steps, layout, width, timed
         self.symbols = steps.graph.symbols
-        self.functions: dict[str, llvm.Written] = {}
+        self.functions: dict[str, printer.Written] = {}
         self.known: dict[str, str] = {}  # the name of a function by its text without the name
         self.ranges: list[tuple[int, int]] = []
 
@@ -161,7 +162,7 @@ class Code:
                 self._stop_where_one_failed(e)
         e.do("ret i64 0")
         text = "\n".join([f"define i64 @{name}(ptr %block) {{\nentry:", *e.lines, "}"])
-        self.functions[name] = llvm.Written(text, tuple(e.declared))
+        self.functions[name] = printer.Written(text, tuple(e.declared))
 
     def _note_time(self, e: Emitter, step: Step, end: int) -> None:
         """When a step begins or ends."""
@@ -188,7 +189,7 @@ class Code:
             f"@{name} = internal constant [{array.nbytes} x i8] c\"{_quoted(array)}\", align 64"
             for name, array in self.steps.constants.items()
         ]
-        return "\n".join([llvm.module(self.functions.values()), *constants, ""])
+        return "\n".join([printer.module(self.functions.values()), *constants, ""])
 
     def _word(self, e: Emitter, block: str, k: int, kind: str) -> str:
         return e.emit(f"load {kind}, ptr {e.emit(f'getelementptr i64, ptr {block}, i64 {k}')}")
@@ -265,7 +266,7 @@ class Code:
         e.do("ret void")
         name = f"group{len(self.functions)}"
         head = f"define internal void @{name}(ptr %frame, i64 %chunk) {{\nentry:"
-        self.functions[name] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
+        self.functions[name] = printer.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return name
 
     def _arguments(self, e: Emitter, words: Sequence[tuple[str, str]]) -> str:
@@ -277,7 +278,7 @@ class Code:
 
     def _run_kernel(self, e: Emitter, step: KernelStep) -> Task | None:
         kernel = step.scheduled.kernel
-        name = self._function(kernel.name, llvm.function(kernel, self.width))
+        name = self._function(kernel.name, printer.function(kernel, self.width))
         words = [("ptr", self.pointer(e, b.name)) for b in kernel.buffers]
         words += [("i64", e.index(Expr.named(n))) for n in kernel.sizes]
         words.append(("ptr", "%error"))
@@ -298,7 +299,7 @@ class Code:
         inner.do("ret void")
         head = f"define void @{op.name}(ptr %args, i64 %begin, i64 %end) {{\nentry:"
         text = "\n".join([head, *inner.lines, "}"])
-        name = self._function(op.name, llvm.Written(text, tuple(inner.declared)))
+        name = self._function(op.name, printer.Written(text, tuple(inner.declared)))
         words = []
         for view in (op.x, op.y):
             pointer = self.pointer(e, self.steps.buffers[view.base])
@@ -318,10 +319,10 @@ class Code:
         words.append(("i64", e.index(step.convolution.batch)))
         frame = self._arguments(e, words)
         code = step.code
-        self.functions[code.name] = llvm.Written(code.text, tuple(sorted(code.declarations)))
+        self.functions[code.name] = printer.Written(code.text, tuple(sorted(code.declarations)))
         e.do(f"call void @{code.name}(ptr {frame})")
 
-    def _function(self, name: str, written: llvm.Written) -> str:
+    def _function(self, name: str, written: printer.Written) -> str:
         """The name under which a function is in the module: equal ones are there once."""
         text = written.text.replace(f"@{name}(", "@(", 1)
         known = self.known.get(text)
@@ -352,7 +353,7 @@ class Code:
         if task in self.functions:
             return task
         head = f"define internal void @{task}(ptr %args, i64 %chunk) {{\nentry:"
-        self.functions[task] = llvm.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
+        self.functions[task] = printer.Written("\n".join([head, *e.lines, "}"]), tuple(e.declared))
         return task
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stagekit.kernels import engine
+from stagekit.kernels.machine import engine
 
 
 class Listing(NamedTuple):

@@ -17,15 +17,15 @@ import numpy as np
 
 from stagekit.evaluation import FAILURES, Array, explain, quietly, scalar, type_of
 from stagekit.graph import Graph
-from stagekit.kernels import blas, engine, threads, timing
-from stagekit.kernels.arena import Arenas
-from stagekit.kernels.cache import disk, key
 from stagekit.kernels.code import Code, Layout, laid_out
-from stagekit.kernels.entry import CallType, Operand, Result
-from stagekit.kernels.partition import Partition
+from stagekit.kernels.fusion.partition import Partition
+from stagekit.kernels.fusion.steps import KernelStep, LibraryStep, Steps
+from stagekit.kernels.machine import blas, engine, threads, timing
+from stagekit.kernels.machine.arena import Arenas
+from stagekit.kernels.machine.cache import disk, key
+from stagekit.kernels.machine.entry import CallType, Operand, Result
 from stagekit.kernels.program import Program, key_of, program_of, toolchain
 from stagekit.kernels.report import plan_text
-from stagekit.kernels.steps import KernelStep, LibraryStep, Steps
 from stagekit.node import Node, is_projection
 from stagekit.plan import Env, Plan, clock, concrete, cost
 from stagekit.settings import config, log

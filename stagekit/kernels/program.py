@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph, attribute_text, parse_type
-from stagekit.kernels import engine
-from stagekit.kernels.aliasing import may_overwrite
-from stagekit.kernels.cache import key
 from stagekit.kernels.code import Layout
-from stagekit.kernels.steps import Steps, has_checks, times
+from stagekit.kernels.fusion.aliasing import may_overwrite
+from stagekit.kernels.fusion.steps import Steps, has_checks, times
+from stagekit.kernels.machine import engine
+from stagekit.kernels.machine.cache import key
 from stagekit.node import Node
 from stagekit.symbolic import Expr, Fact, parse_expr
 from stagekit.types import TensorType

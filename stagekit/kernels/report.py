@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stagekit.kernels import engine, llvm
 from stagekit.kernels.code import Layout, are_parallel, chunks_of
-from stagekit.kernels.listing import Listing
-from stagekit.kernels.matmul import View, row_major
-from stagekit.kernels.program import overwrites
-from stagekit.kernels.steps import (
+from stagekit.kernels.fusion.steps import (
     ConvolutionStep,
     KernelStep,
     LibraryStep,
@@ -18,6 +14,11 @@ from stagekit.kernels.steps import (
     Steps,
     regions,
 )
+from stagekit.kernels.listing import Listing
+from stagekit.kernels.llvm import printer
+from stagekit.kernels.machine import engine
+from stagekit.kernels.products.matmul import View, row_major
+from stagekit.kernels.program import overwrites
 from stagekit.kernels.text import nest, short
 
 _ONE_CHUNK = "one chunk"
@@ -118,9 +119,9 @@ def listings(steps: Steps) -> list[Listing]:
 def _listing(step: Step) -> Listing | None:
     if isinstance(step, KernelStep):
         kernel = step.scheduled.kernel
-        written = llvm.function(kernel, engine.vector_bytes() // 4)
-        return Listing(step.name, "cpu", llvm.module([written]), nest(kernel))
+        written = printer.function(kernel, engine.vector_bytes() // 4)
+        return Listing(step.name, "cpu", printer.module([written]), nest(kernel))
     if isinstance(step, ConvolutionStep):
-        written = llvm.Written(step.code.text, tuple(sorted(step.code.declarations)))
-        return Listing(step.name, "cpu", llvm.module([written]), _step_line(step))
+        written = printer.Written(step.code.text, tuple(sorted(step.code.declarations)))
+        return Listing(step.name, "cpu", printer.module([written]), _step_line(step))
     return None

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stagekit.kernels.ir import Kernel, Loop, Stage, Value, arguments, operands
-from stagekit.kernels.schedule import product
+from stagekit.kernels.sizes import product
 from stagekit.symbolic import Expr
 from stagekit.types import SHORT, DType
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from stagekit.graph import Graph
+from stagekit.kernels.fusion.steps import ConvolutionStep, KernelStep, MatmulStep, Step, Steps
 from stagekit.kernels.ir import Kernel, Loop, every
 from stagekit.kernels.plan import NativePlan
-from stagekit.kernels.steps import ConvolutionStep, KernelStep, MatmulStep, Step, Steps
 from stagekit.node import Node
 from stagekit.plan import Env, Plan, bytes_of, flops_of, is_view
 from stagekit.source import Location

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from stagekit.kernels.entry import Tally
+from stagekit.kernels.machine.entry import Tally
 from stagekit.staging.interpreter import Left
 from stagekit.staging.signature import Call, Pattern, weak_parts
 from stagekit.staging.trace import Entry

@@ -17,8 +17,9 @@ import stagekit.ops as ops
 from stagekit.autodiff import Batch, Dual, Tape
 from stagekit.errors import ShapeError
 from stagekit.graph import Graph
-from stagekit.kernels import backend, cuda
+from stagekit.kernels import backend
 from stagekit.kernels.backend import fed, settled
+from stagekit.kernels.cuda import printer
 from stagekit.kernels.listing import Listing
 from stagekit.kernels.plan import NativePlan
 from stagekit.kernels.report import listings
@@ -126,7 +127,7 @@ class ConcreteFunction:
                 b5[i1] = (in0[i1] * 2) + 1
         """
         if backend == "cuda":
-            return cuda.listings(fed(settled(self.optimized, self.facts.known))[0])
+            return printer.listings(fed(settled(self.optimized, self.facts.known))[0])
         plan = self.plan
         if backend == "cpu" and isinstance(plan, NativePlan):
             return listings(plan.steps)

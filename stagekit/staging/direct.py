@@ -18,8 +18,8 @@ import numpy as np
 from stagekit import tree
 from stagekit.eager.interpreter import EAGER, as_array
 from stagekit.evaluation import scalar
-from stagekit.kernels.entry import Ambient, Operand, Tally, entry
-from stagekit.kernels.entry_code import ORDERED
+from stagekit.kernels.machine.entry import Ambient, Operand, Tally, entry
+from stagekit.kernels.machine.entry_code import ORDERED
 from stagekit.op import current_variable
 from stagekit.placement import device_variable
 from stagekit.random import holding, lock_of

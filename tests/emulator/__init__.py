@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stagekit.kernels.cuda import THREADS, Source
+from stagekit.kernels.cuda.printer import THREADS, Source
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from stagekit.kernels.vectors import Index, Lanes, Vectors
+from stagekit.kernels.llvm.vectors import Index, Lanes, Vectors
 from stagekit.types import DType
 
 PARTS = 16  # chunks at most, each with scratch of its own

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stagekit.graph import Graph
-from stagekit.kernels.convolution_nodes import Convolution, recognize
-from stagekit.kernels.labels import Axes, Label, Trial, elements, leads, twice, united
-from stagekit.kernels.matmul import View, is_callable, row_major
+from stagekit.kernels.fusion.labels import Axes, Label, Trial, elements, leads, twice, united
+from stagekit.kernels.products.convolution_nodes import Convolution, recognize
+from stagekit.kernels.products.matmul import View, is_callable, row_major
 from stagekit.node import Node, is_projection
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bfloat16, float32, float64

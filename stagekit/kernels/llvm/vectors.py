@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stagekit.kernels.emit import Emitter, suffix
+from stagekit.kernels.llvm.emit import Emitter, suffix
 from stagekit.types import DType, float32
 
 Index = int | str  # an i64 that is known, or the name of one

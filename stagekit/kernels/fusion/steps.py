@@ -13,15 +13,16 @@ from typing import Any
 
 from stagekit.evaluation import Array
 from stagekit.graph import Graph
-from stagekit.kernels import blas, engine
-from stagekit.kernels.convolution import Code as ConvolutionCode
-from stagekit.kernels.convolution_nodes import Convolution
+from stagekit.kernels.fusion.lower import CannotLower, Lowering, flat
+from stagekit.kernels.fusion.partition import Cluster, Partition, kind_of
+from stagekit.kernels.fusion.schedule import Scheduled, Target, schedule
 from stagekit.kernels.ir import Check, Kernel, Loop, every
-from stagekit.kernels.lower import CannotLower, Lowering, flat
-from stagekit.kernels.matmul import Matmul, flattened
-from stagekit.kernels.partition import Cluster, Partition, kind_of
-from stagekit.kernels.schedule import Scheduled, Target, product, schedule
-from stagekit.kernels.vectors import Lanes
+from stagekit.kernels.llvm.vectors import Lanes
+from stagekit.kernels.machine import blas, engine
+from stagekit.kernels.products.convolution import Code as ConvolutionCode
+from stagekit.kernels.products.convolution_nodes import Convolution
+from stagekit.kernels.products.matmul import Matmul, flattened
+from stagekit.kernels.sizes import product
 from stagekit.node import Node
 from stagekit.symbolic import Expr
 from stagekit.types import DType, uint8

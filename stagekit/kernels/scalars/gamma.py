@@ -15,8 +15,8 @@ from stagekit.kernels.ir import (
     select,
     unary,
 )
-from stagekit.kernels.scalar_math import log, polynomial
-from stagekit.kernels.trigonometry import sine_and_cosine
+from stagekit.kernels.scalars.scalar_math import log, polynomial
+from stagekit.kernels.scalars.trigonometry import sine_and_cosine
 from stagekit.ops import gamma
 from stagekit.types import float32, float64
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from stagekit.kernels.convolution import (
+from stagekit.kernels.llvm.vectors import Index, Lanes, Vectors
+from stagekit.kernels.products.convolution import (
     PARTS,
     Band,
     Block,
@@ -30,7 +31,6 @@ from stagekit.kernels.convolution import (
     shares,
     table,
 )
-from stagekit.kernels.vectors import Index, Lanes, Vectors
 
 PLACES = 128  # that a register adds up before its total is added to others
 SPAN = 192 << 10  # bytes of padded input that stay in a core's cache

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from stagekit.kernels import coefficients as table
 from stagekit.kernels.ir import (
     INTEGER_OF,
     Value,
@@ -26,6 +25,7 @@ from stagekit.kernels.ir import (
     unary,
     unequal,
 )
+from stagekit.kernels.scalars import coefficients as table
 from stagekit.ops import special
 from stagekit.types import float32, float64
 

@@ -7,7 +7,7 @@ import time
 from functools import cache
 from typing import Any
 
-from stagekit.kernels import engine
+from stagekit.kernels.machine import engine
 from stagekit.plan import clock
 
 _CLOCK = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stagekit.kernels.cuda_words import (
+from stagekit.kernels.cuda.words import (
     c_type,
     combined,
     converted,
@@ -16,7 +16,7 @@ from stagekit.kernels.cuda_words import (
     literal,
     shuffled,
 )
-from stagekit.kernels.loops import neutral_of
+from stagekit.kernels.llvm.loops import neutral_of
 from stagekit.types import DType, float32, float64, int64
 
 _LONG = 64  # terms of a thread from which a sum of floats needs more precision

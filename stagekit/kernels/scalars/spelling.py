@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagekit.kernels import division, gamma, scalar_math, trigonometry
 from stagekit.kernels.ir import (
     Value,
     bits,
@@ -22,6 +21,7 @@ from stagekit.kernels.ir import (
     unary,
     unequal,
 )
+from stagekit.kernels.scalars import division, gamma, scalar_math, trigonometry
 from stagekit.types import (
     DType,
     bfloat16,

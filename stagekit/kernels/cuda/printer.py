@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stagekit.graph import Graph
-from stagekit.kernels.cuda_folds import Accumulator, across_warps, to_all_lanes, within_warp
-from stagekit.kernels.cuda_words import (
+from stagekit.kernels.cuda.folds import Accumulator, across_warps, to_all_lanes, within_warp
+from stagekit.kernels.cuda.words import (
     c_type,
     combined,
     converted,
@@ -35,6 +35,7 @@ from stagekit.kernels.cuda_words import (
     preamble,
     reinterpreted,
 )
+from stagekit.kernels.fusion.steps import KernelStep, Steps
 from stagekit.kernels.ir import (
     Check,
     Kernel,
@@ -47,9 +48,8 @@ from stagekit.kernels.ir import (
     unwritten,
 )
 from stagekit.kernels.listing import Listing
-from stagekit.kernels.loops import neutral_of
-from stagekit.kernels.schedule import product, row_major
-from stagekit.kernels.steps import KernelStep, Steps
+from stagekit.kernels.llvm.loops import neutral_of
+from stagekit.kernels.sizes import product, row_major
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 

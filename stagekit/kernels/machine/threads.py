@@ -21,7 +21,7 @@ import platform
 import sys
 from functools import cache
 
-from stagekit.kernels import engine
+from stagekit.kernels.machine import engine
 from stagekit.settings import when_set
 
 # Per machine: how to tell the core that this thread spins, and the number of the futex call.

@@ -8,7 +8,6 @@ Hanek), found by a shift of the whole row of bits.
 
 from __future__ import annotations
 
-from stagekit.kernels import coefficients as table
 from stagekit.kernels.ir import (
     INTEGER_OF,
     Value,
@@ -22,7 +21,8 @@ from stagekit.kernels.ir import (
     unary,
     unequal,
 )
-from stagekit.kernels.scalar_math import low_bits, polynomial, rounded, tiny
+from stagekit.kernels.scalars import coefficients as table
+from stagekit.kernels.scalars.scalar_math import low_bits, polynomial, rounded, tiny
 from stagekit.types import float32, float64, int64
 
 MANY = 2.0**48  # from here on float64 needs the bits of 1 / (2 pi) far to the right

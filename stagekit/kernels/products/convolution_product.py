@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from stagekit.kernels.convolution import (
+from stagekit.kernels.llvm.vectors import Index, Lanes, Vectors
+from stagekit.kernels.products.convolution import (
     PARTS,
     Band,
     Block,
@@ -34,7 +35,6 @@ from stagekit.kernels.convolution import (
     shares,
     table,
 )
-from stagekit.kernels.vectors import Index, Lanes, Vectors
 
 TERMS = 128  # what one register adds up before its total is added to others
 SPAN = 384 << 10  # bytes of padded input that stay in a core's cache

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy
 
-from stagekit.kernels import engine
+from stagekit.kernels.machine import engine
 
 # Prefix and suffix of the symbols: NumPy's own build, scipy-openblas, OpenBLAS with 64-bit sizes;
 # then those with 32-bit sizes.

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagekit.kernels.convolution import Axis, Code, Epilogue, Problem, Weights
-from stagekit.kernels.convolution_gradient import kernel_gradient
-from stagekit.kernels.convolution_product import product
-from stagekit.kernels.vectors import Lanes
+from stagekit.kernels.llvm.vectors import Lanes
+from stagekit.kernels.products.convolution import Axis, Code, Epilogue, Problem, Weights
+from stagekit.kernels.products.convolution_gradient import kernel_gradient
+from stagekit.kernels.products.convolution_product import product
 from stagekit.node import Node
 from stagekit.symbolic import Expr
 

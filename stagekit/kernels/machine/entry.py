@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stagekit.kernels import cache as compiled
-from stagekit.kernels import engine
-from stagekit.kernels.arena import Arenas
-from stagekit.kernels.entry_code import ORDERED, Api, Object, Table, code
+from stagekit.kernels.machine import cache as compiled
+from stagekit.kernels.machine import engine
+from stagekit.kernels.machine.arena import Arenas
+from stagekit.kernels.machine.entry_code import ORDERED, Api, Object, Table, code
 from stagekit.op import Cell, put
 from stagekit.tensor import Tensor, Variable
 

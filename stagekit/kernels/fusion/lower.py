@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from stagekit.kernels.ir import Body, Loop, Value, select
-from stagekit.kernels.spelling import cast, spell
+from stagekit.kernels.scalars.spelling import cast, spell
 from stagekit.node import Node
 from stagekit.symbolic import Expr, Formula
 from stagekit.types import DType, bool_, float32, float64, int64

@@ -30,10 +30,10 @@ from stagekit.kernels.ir import (
     operands,
     rebuilt,
 )
+from stagekit.kernels.sizes import MANY, count, product, row_major, stride
 from stagekit.symbolic import Call, Expr
 from stagekit.types import DType
 
-MANY = 4096  # what a symbolic size counts as where a choice depends on it
 _UNROLLED = 32  # folds of fewer elements are written out, if those are no stretch of memory
 _SHORT_LOOP = 8  # turns of a loop that are too few for a vector
 _SHORT = 4  # and if they are one
@@ -95,13 +95,6 @@ class Scheduled(NamedTuple):
     rows: Expr
     chunks: Expr
     partials: tuple[Partial, ...]
-
-
-def count(extent: Expr) -> int:
-    """How large an extent is, as far as known."""
-    if extent.constant is not None:
-        return extent.constant
-    return int(extent.evaluate(dict.fromkeys(extent.names, MANY)))
 
 
 def schedule(
@@ -306,23 +299,6 @@ def _fits(target: Target, rows: Rows) -> bool:
         and all(names <= _bound(f) and f.attr.op in _COMBINE for f in outer)
         and all(not names & _bound(f) for f in nested)
     )
-
-
-@functools.lru_cache(1 << 11)
-def stride(expr: Expr, name: str) -> Expr | None:
-    """By how much an index grows with a loop variable; None where it does so unevenly."""
-    rate: dict[Any, int] = {}
-    for monomial, c in expr.terms:
-        times = sum(atom == name for atom in monomial)
-        hidden = any(not isinstance(a, str) and name in a.left.names | a.right.names
-                     for a in monomial)  # fmt: skip
-        if hidden or times > 1:
-            return None
-        if times:
-            rest = list(monomial)
-            rest.remove(name)
-            rate[tuple(rest)] = c
-    return Expr(rate)
 
 
 def _accesses(targets: Sequence[Target]) -> list[Expr]:
@@ -737,19 +713,3 @@ def _is_costly(value: Value) -> bool:
     """Whether a value takes longer to compute than to load from the nearest cache."""
     own = [v for v in operands([value]) if v.op not in ("load", "constant", "fold", "number")]
     return len(own) >= 6 and value.type.kind == "float"
-
-
-def row_major(loops: Sequence[Loop]) -> Expr:
-    """The number of a place among those of some loops, the last loop fastest."""
-    place: Any = Expr.of(0)
-    for loop in loops:
-        place = place * loop.extent + Expr.named(loop.name)
-    return Expr.of(place)
-
-
-def product(extents: Iterable[Expr]) -> Expr:
-    """The product of extents."""
-    total: Any = Expr.of(1)
-    for extent in extents:
-        total = total * extent
-    return Expr.of(total)

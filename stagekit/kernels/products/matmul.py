@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stagekit.kernels.emit import Emitter
-from stagekit.kernels.schedule import product
+from stagekit.kernels.llvm.emit import Emitter
+from stagekit.kernels.sizes import product
 from stagekit.symbolic import Expr
 from stagekit.types import DType, float32
 

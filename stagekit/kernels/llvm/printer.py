@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stagekit.kernels.emit import Emitter, literal, memory_type, scalar_type, suffix
 from stagekit.kernels.ir import (
     COMPARISONS,
     Check,
@@ -26,8 +25,9 @@ from stagekit.kernels.ir import (
     operands,
     unwritten,
 )
-from stagekit.kernels.loops import Fold, Nest, Stores, comparison, neutral_of
-from stagekit.kernels.schedule import count, product, stride
+from stagekit.kernels.llvm.emit import Emitter, literal, memory_type, scalar_type, suffix
+from stagekit.kernels.llvm.loops import Fold, Nest, Stores, comparison, neutral_of
+from stagekit.kernels.sizes import count, product, stride
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, int64
 

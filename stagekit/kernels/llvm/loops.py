@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagekit.kernels.emit import Scope, literal, memory_type, scalar_type, suffix
 from stagekit.kernels.ir import Column, Loop, Stage, Store, Value, operands
+from stagekit.kernels.llvm.emit import Scope, literal, memory_type, scalar_type, suffix
 from stagekit.symbolic import Expr
 from stagekit.types import DType, bool_, float32, float64, int64
 
 if TYPE_CHECKING:
-    from stagekit.kernels.llvm import Writer
+    from stagekit.kernels.llvm.printer import Writer
 
 _CHEAP, _MIDDLING = 10, 30  # instructions of a fold's body: four, two or one accumulators
 _BLOCK = 64  # vectors of an accumulator that are added one by one

@@ -1,0 +1,1 @@
+"""What machine code stands on: compiler, threads, BLAS, clock, memory, disk, calls."""

@@ -1,0 +1,1 @@
+"""Scalar functions in instructions of the machine, once for every code generator."""
